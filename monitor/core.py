@@ -1,0 +1,395 @@
+# Rule 1: no clock, no thread, no socket, no file, no metric and no log in here.
+# Whoever calls observe() decides when, and does something with what comes back.
+#
+# Rule 2: a token that is not scored is counted. Positions of a request are counted
+# once, in order: scored, or lost with a reason. There is no path through this file
+# on which expected == scored + lost stops being true.
+#
+# Rule 3: everything that can be refused is refused before anything changes.
+#
+# Each (request, detector) pair is in one of two states:
+#
+#     WATCHING --statistic > threshold--> FLAGGED
+#
+# and there is no way back, so that one bad request is one line in the audit log
+# and not one per token. Detectors whose statistic can fall again are judged once,
+# when the request ends.
+"""Scores batches, keeps one record per live request, and returns flags."""
+
+from collections import OrderedDict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from monitor.checks import BatchError, check_batch, check_gap
+from monitor.coverage import Coverage, Totals
+from monitor.live import History, LiveRequest
+from monitor.records import (
+    Flag,
+    Gap,
+    LossReason,
+    RequestSummary,
+    StepBatch,
+)
+from monitor.scoring import FATE_REASONS, REPEATED, ScoredRows, refusal_of, score_rows
+from monitor.standing import Standings
+from probes.bank import ProjectionBank
+from probes.calibration import Calibration
+from probes.detector import Detector
+
+__all__ = ["BatchError", "Finished", "Monitor"]
+
+Finished = tuple[list[Flag], RequestSummary]
+"""The flags that a request's end raised, and what was seen of it."""
+
+_Key = tuple[str, str]
+_MAX_ENGINES = 1024  # Engine starts whose last step is remembered.
+
+
+@dataclass(frozen=True, slots=True)
+class _Ended:
+    """What is remembered of a request after its end, so nothing counts twice."""
+
+    step: int
+    next_position: int
+    was_evicted: bool
+
+
+class Monitor:
+    """
+    Holds every live request against every detector.
+
+    Attributes:
+        totals: Counters over all requests; they only rise. Read, never write.
+    """
+
+    def __init__(
+        self,
+        bank: ProjectionBank,
+        detectors: Sequence[Detector],
+        calibrations: Mapping[str, Calibration],
+        *,
+        max_live_requests: int = 16384,
+        max_positions: int = 1 << 20,
+    ) -> None:
+        """
+        Watch with *detectors*, whose projections are stacked in *bank*.
+
+        Args:
+            bank: Compiled from exactly *detectors*.
+            detectors: Each name once.
+            calibrations: A threshold for each detector, by name.
+            max_live_requests: `evict` keeps no more than these.
+            max_positions: Longest sequence that is believed. 2^20 is beyond every
+                context that vLLM serves in 2026, and bounds a request's memory.
+
+        Raises:
+            ValueError: There is no detector, or one has no calibration.
+        """
+        if not detectors:
+            raise ValueError("detectors: expected one or more, got none")
+        missing = [d.name for d in detectors if d.name not in calibrations]
+        if missing:
+            raise ValueError(f"calibrations: expected one for each of {missing}")
+        self._bank = bank
+        self._detectors = tuple(detectors)
+        self._thresholds = np.array(
+            [calibrations[d.name].threshold for d in detectors], dtype=np.float64
+        )
+        self._is_online = np.array(
+            [d.aggregator.is_monotone for d in detectors], dtype=np.bool_
+        )
+        self._max_live_requests = max_live_requests
+        self._max_positions = max_positions
+        self._live: dict[_Key, LiveRequest] = {}
+        self._ended: OrderedDict[_Key, _Ended] = OrderedDict()
+        self._last_steps: dict[str, int] = {}
+        self._last_unlisted: dict[str, tuple[LossReason, int, int]] = {}
+        self._standings = Standings(self._detectors)
+        self._widths = {h: bank.n_columns(h) for h in bank.hook_points}
+        self._d_models = {h: bank.weights[h].shape[1] for h in bank.hook_points}
+        self.totals = Totals(n_flags={d.name: 0 for d in detectors})
+
+    @property
+    def n_live_requests(self) -> int:
+        """How many requests have begun and not ended."""
+        return len(self._live)
+
+    def observe(self, batch: StepBatch) -> list[Flag]:
+        """
+        Score *batch* and return the flags it raised, request by request.
+
+        Requests in ``batch.finished`` are the caller's to `finish`, afterwards.
+
+        Raises:
+            BatchError: The batch is malformed. Nothing was scored or counted and no
+                state changed; the next batch may be observed.
+        """
+        check_batch(
+            batch,
+            widths=self._expected_widths(batch),
+            max_positions=self._max_positions,
+        )
+        n_rows_each = np.diff(batch.row_offsets)
+        request_of_row = np.repeat(np.arange(len(n_rows_each)), n_rows_each)
+        first_rows = batch.row_offsets[:-1] - batch.first_positions
+        positions = np.arange(len(request_of_row)) - first_rows[request_of_row]
+        seen_until = np.array(
+            [self._next_position((batch.engine, r)) for r in batch.request_ids],
+            dtype=np.int64,
+        )
+        repeated = positions < seen_until[request_of_row]
+        # All scores before any state: an error leaves the monitor as it was.
+        scored = score_rows(batch, repeated, self._bank, self._detectors)
+        requests = self._advance(batch, scored)
+        self._note_step(batch.engine, batch.step)
+        if not len(scored.rows):
+            return []
+        n_scored_each = np.bincount(
+            request_of_row[scored.rows], minlength=len(requests)
+        )
+        touched = np.flatnonzero(n_scored_each)
+        offsets = np.concatenate([[0], n_scored_each[touched].cumsum()])
+        slots = np.array([requests[i].slot for i in touched], dtype=np.int64)
+        self._standings.update(slots, scored.evidence, offsets)
+        scores = np.stack([found[:, 0] for found in scored.evidence])
+        for i, start, end in zip(touched, offsets, offsets[1:], strict=False):
+            rows = scored.rows[start:end]
+            requests[i].history.write(
+                positions[rows], scores[:, start:end], batch.token_ids[rows]
+            )
+        crossed = self._standings.statistics[slots] > self._thresholds
+        flags: list[Flag] = []
+        for i, d in np.argwhere(crossed & self._is_online):
+            index = touched[i]
+            key = (batch.engine, batch.request_ids[index])
+            flags += self._flag(key, requests[index], int(d))
+        return flags
+
+    def finish(self, engine: str, request_id: str) -> Finished:
+        """
+        Forget a request, judge what can only be judged now, and sum up.
+
+        A request that nobody mentioned before is `Verdict.UNSCANNED`: it was served,
+        and nothing of it was seen.
+        """
+        return self._finish((engine, request_id), is_eviction=False)
+
+    def record_gap(self, gap: Gap) -> list[Finished]:
+        """
+        Count what *gap* says was lost, once, and finish the requests it ended.
+
+        Raises:
+            BatchError: The gap is malformed. Nothing was counted.
+        """
+        check_gap(gap, max_positions=self._max_positions)
+        for lost in gap.lost:
+            key = (gap.engine, lost.request_id)
+            if self._is_past(key, gap):
+                continue
+            live = self._live.get(key) or self._begin(key)
+            live.last_step = max(live.last_step, gap.last_step)
+            if lost.n_tokens:
+                live.lose_until(
+                    lost.first_position, LossReason.NOT_RECEIVED, self.totals
+                )
+                end = lost.first_position + lost.n_tokens
+                live.lose_until(end, gap.reason, self.totals)
+        self._count_unlisted(gap)
+        self._note_step(gap.engine, gap.last_step)
+        return [
+            self.finish(gap.engine, request_id)
+            for request_id in gap.finished
+            if not self._is_past((gap.engine, request_id), gap)
+        ]
+
+    def evict(self) -> list[Finished]:
+        """Finish the oldest requests, until no more than the allowed are live."""
+        n_excess = max(0, len(self._live) - self._max_live_requests)
+        self.totals.n_evicted += n_excess
+        oldest = list(self._live)[:n_excess]
+        return [self._finish(key, is_eviction=True) for key in oldest]
+
+    def end_engine(self, engine: str) -> list[Finished]:
+        """Finish all of an engine that is gone; should it return, they go on."""
+        return [
+            self._finish((engine, request_id), is_eviction=True)
+            for request_id in self.live(engine)
+        ]
+
+    def is_repeated(self, engine: str, step: int) -> bool:
+        """
+        Whether *step* of *engine*, or a later one, was observed or lost before.
+
+        A sender that lost an acknowledgement sends again: the caller skips it.
+        """
+        return step <= self._last_steps.get(engine, -1)
+
+    def live(self, engine: str) -> list[str]:
+        """Return the ids of the live requests of *engine*, oldest first."""
+        return [request_id for e, request_id in self._live if e == engine]
+
+    def stale(self, engine: str, before_step: int) -> list[str]:
+        """Return the live requests of *engine* last mentioned before *before_step*."""
+        return [
+            key[1]
+            for key, live in self._live.items()
+            if key[0] == engine and live.last_step < before_step
+        ]
+
+    def coverage(self, engine: str, request_id: str) -> Coverage:
+        """
+        Return the counts of one live request.
+
+        Raises:
+            KeyError: It is not live.
+        """
+        return self._live[engine, request_id].coverage
+
+    def _expected_widths(self, batch: StepBatch) -> Mapping[str, int]:
+        if batch.activations:
+            return self._d_models
+        is_ours = refusal_of(batch, self._bank.digest) is None
+        return self._widths if is_ours else {}
+
+    def _next_position(self, key: _Key) -> int:
+        live = self._live.get(key)
+        if live is not None:
+            return live.next_position
+        ended = self._ended.get(key)
+        return ended.next_position if ended and ended.was_evicted else 0
+
+    def _is_past(self, key: _Key, gap: Gap) -> bool:
+        """
+        Whether the request had ended when *gap* began: then all of it is counted.
+
+        A sender that lost an acknowledgement reports steps that were scored.
+        """
+        ended = self._ended.get(key)
+        if key in self._live or ended is None or ended.was_evicted:
+            return False
+        return gap.first_step <= ended.step
+
+    def _note_step(self, engine: str, step: int) -> None:
+        self._last_steps[engine] = max(step, self._last_steps.pop(engine, -1))
+        if len(self._last_steps) > _MAX_ENGINES:
+            oldest = next(iter(self._last_steps))
+            del self._last_steps[oldest]
+            self._last_unlisted.pop(oldest, None)
+
+    def _count_unlisted(self, gap: Gap) -> None:
+        """Count tokens of no request; those of a gap sent again, grown, only once."""
+        n_unlisted = gap.n_tokens - sum(lost.n_tokens for lost in gap.lost)
+        last = self._last_unlisted.get(gap.engine)
+        n_counted = 0
+        if last is not None and last[:2] == (gap.reason, gap.first_step):
+            n_counted = last[2]
+        n_new = max(0, n_unlisted - n_counted)
+        self.totals.tokens.n_expected += n_new
+        self.totals.tokens.n_lost[gap.reason] += n_new
+        seen = (gap.reason, gap.first_step, n_counted + n_new)
+        self._last_unlisted[gap.engine] = seen
+
+    def _begin(self, key: _Key) -> LiveRequest:
+        live = LiveRequest(
+            slot=self._standings.take(),
+            history=History(len(self._detectors)),
+            next_position=self._next_position(key),
+        )
+        self._ended.pop(key, None)
+        self._live[key] = live
+        return live
+
+    def _advance(self, batch: StepBatch, scored: ScoredRows) -> list[LiveRequest]:
+        """Count every row of *batch*; return its requests in row order."""
+        requests: list[LiveRequest] = []
+        for i, request_id in enumerate(batch.request_ids):
+            key = (batch.engine, request_id)
+            live = self._live.get(key)
+            if live is None:
+                live = self._begin(key)
+                cached = min(int(batch.n_cached[i]), int(batch.first_positions[i]))
+                live.lose_until(cached, LossReason.PREFIX_CACHED, self.totals)
+            live.last_step = batch.step
+            live.n_prompt_tokens = max(
+                live.n_prompt_tokens, int(batch.n_prompt_tokens[i])
+            )
+            fates = scored.fates[batch.row_offsets[i] : batch.row_offsets[i + 1]]
+            first_position = int(batch.first_positions[i])
+            if len(fates):
+                live.lose_until(first_position, LossReason.NOT_RECEIVED, self.totals)
+            n_by_fate = np.bincount(fates, minlength=REPEATED + 1).tolist()
+            self.totals.n_repeated += n_by_fate[REPEATED]
+            lost = {
+                FATE_REASONS[fate]: n
+                for fate, n in enumerate(n_by_fate)
+                if n and fate in FATE_REASONS
+            }
+            live.count_rows(len(fates) - n_by_fate[REPEATED], lost, self.totals)
+            requests.append(live)
+        return requests
+
+    def _finish(self, key: _Key, *, is_eviction: bool) -> Finished:
+        live = self._live.pop(key, None)
+        if live is None:
+            live = LiveRequest(slot=-1, history=History(len(self._detectors)))
+            statistics = np.full(len(self._detectors), -np.inf)
+        else:
+            statistics = self._standings.statistics[live.slot].copy()
+        flags: list[Flag] = []
+        for d in np.flatnonzero(statistics > self._thresholds):
+            flags += self._flag(key, live, int(d))
+        if live.slot >= 0:
+            self._standings.give_back(live.slot)
+            self._remember_end(key, live, is_eviction)
+        verdict = live.coverage.verdict
+        self.totals.n_requests[verdict] += 1
+        n_tokens = live.next_position
+        summary = RequestSummary(
+            engine=key[0],
+            request_id=key[1],
+            verdict=verdict,
+            n_prompt_tokens=live.n_prompt_tokens,
+            n_tokens_scored=live.coverage.n_scored,
+            n_tokens_lost=live.coverage.copy_lost(),
+            statistics={
+                d.name: float(statistics[i]) for i, d in enumerate(self._detectors)
+            },
+            flagged_by=tuple(sorted(live.flagged)),
+            scores={
+                d.name: live.history.scores(i, n_tokens)
+                for i, d in enumerate(self._detectors)
+                if d.name in live.flagged
+            },
+            token_ids=live.history.token_ids(n_tokens if live.flagged else 0),
+        )
+        return flags, summary
+
+    def _remember_end(self, key: _Key, live: LiveRequest, is_eviction: bool) -> None:
+        step = max(live.last_step, self._last_steps.get(key[0], 0))
+        self._ended[key] = _Ended(step, live.next_position, is_eviction)
+        self._ended.move_to_end(key)
+        if len(self._ended) > self._max_live_requests:
+            self._ended.popitem(last=False)
+
+    def _flag(self, key: _Key, live: LiveRequest, index: int) -> list[Flag]:
+        """Flag a request whose statistic crossed, unless that was done before."""
+        detector = self._detectors[index].name
+        if detector in live.flagged:
+            return []
+        live.flagged.add(detector)
+        self.totals.n_flags[detector] += 1
+        scores = live.history.scores(index, live.next_position)
+        flag = Flag(
+            engine=key[0],
+            request_id=key[1],
+            detector=detector,
+            score=float(self._standings.statistics[live.slot, index]),
+            threshold=float(self._thresholds[index]),
+            position=int(np.nanargmax(scores)),
+            bank_digest=self._bank.digest,
+            scores=scores,
+            token_ids=live.history.token_ids(live.next_position),
+        )
+        return [flag]

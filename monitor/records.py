@@ -1,0 +1,177 @@
+"""The records that cross the monitor's border: frozen, and without behaviour."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+import numpy as np
+from numpy.typing import NDArray
+
+NOT_WRITTEN = np.float32(-1.0)
+"""Squared norm of a row that the tap did not write: no real one is negative."""
+
+
+class LossReason(StrEnum):
+    """Why a token that the engine scheduled has no score. One for each on the wire."""
+
+    BUFFER_FULL = "buffer_full"
+    DISCONNECTED = "disconnected"
+    UNACKNOWLEDGED = "unacknowledged"
+    NO_BANK = "no_bank"
+    PREFIX_CACHED = "prefix_cached"
+    TAP_SILENT = "tap_silent"
+    REFUSED = "refused"
+    NOT_RECEIVED = "not_received"
+    LAYOUT_UNREADABLE = "layout_unreadable"
+    NOT_FINITE = "not_finite"
+
+
+class Verdict(StrEnum):
+    """How much of a finished request was scored."""
+
+    SCANNED = "scanned"
+    PARTIAL = "partial"
+    UNSCANNED = "unscanned"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class StepBatch:
+    """
+    What one engine step produced on one rank.
+
+    Attributes:
+        engine: Which engine start sent it.
+
+        rank: Tensor-parallel rank.
+
+        step: Counted by the sender, rising.
+
+        bank_digest: Of the projection bank that made *columns*; "" for activations.
+
+        columns: Per hook point, float32 of shape (n_rows, K). Empty for activations.
+
+        activations: Per hook point, float32 of shape (n_rows, d_model). Empty for
+            columns.
+
+        squared_norms: Per hook point, float32 of shape (n_rows,); `NOT_WRITTEN`
+            where the tap did not write.
+
+        request_ids: In row order, each once.
+
+        row_offsets: int64 of shape (n_requests + 1,); request i owns the rows
+            ``row_offsets[i]:row_offsets[i + 1]``.
+
+        first_positions: int64 of shape (n_requests,); the token position of each
+            request's first row.
+
+        n_cached: int64 of shape (n_requests,); leading positions that were served
+            from the prefix cache.
+
+        n_prompt_tokens: int64 of shape (n_requests,).
+
+        token_ids: int32 of shape (n_rows,).
+
+        finished: Requests that ended with or before this step; their rows, if any,
+            are in this batch or an earlier one.
+
+        preempted: Requests that lost their KV blocks and will be computed again.
+    """
+
+    engine: str
+    rank: int
+    step: int
+    bank_digest: str
+    columns: Mapping[str, NDArray[np.float32]]
+    activations: Mapping[str, NDArray[np.float32]]
+    squared_norms: Mapping[str, NDArray[np.float32]]
+    request_ids: tuple[str, ...]
+    row_offsets: NDArray[np.int64]
+    first_positions: NDArray[np.int64]
+    n_cached: NDArray[np.int64]
+    n_prompt_tokens: NDArray[np.int64]
+    token_ids: NDArray[np.int32]
+    finished: tuple[str, ...] = ()
+    preempted: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LostRange:
+    """Contiguous token positions of one request that will never arrive."""
+
+    request_id: str
+    first_position: int
+    n_tokens: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Gap:
+    """
+    Tokens that were scheduled and not scored, as their sender counted them.
+
+    *n_tokens* counts all of them, also those that *lost* had no room to list.
+    Times are seconds since the epoch by the sender's clock.
+    """
+
+    engine: str
+    rank: int
+    reason: LossReason
+    first_step: int
+    last_step: int
+    n_tokens: int
+    lost: tuple[LostRange, ...] = ()
+    finished: tuple[str, ...] = ()
+    began_at: float = 0.0
+    ended_at: float = 0.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Flag:
+    """
+    A detector's statistic crossed its threshold on a request; once for each pair.
+
+    Attributes:
+        score: The request statistic when it crossed, the detector's units.
+
+        threshold: Flagged because ``score > threshold``.
+
+        position: The token position with the highest evidence so far.
+
+        scores: float32 of shape (n_tokens,), evidence a token from position 0; NaN
+            where the token was lost.
+
+        token_ids: int32 of shape (n_tokens,), -1 where unknown.
+    """
+
+    engine: str
+    request_id: str
+    detector: str
+    score: float
+    threshold: float
+    position: int
+    bank_digest: str
+    scores: NDArray[np.float32]
+    token_ids: NDArray[np.int32]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class RequestSummary:
+    """
+    What was seen of a finished request.
+
+    *statistics* holds each detector's final request statistic; *scores* each
+    flagging detector's evidence a token, float32 of shape (n_tokens,); *token_ids*
+    is int32 of shape (n_tokens,) and, like *scores*, empty unless it was flagged.
+    """
+
+    engine: str
+    request_id: str
+    verdict: Verdict
+    n_prompt_tokens: int
+    n_tokens_scored: int
+    n_tokens_lost: Mapping[LossReason, int]
+    statistics: Mapping[str, float]
+    flagged_by: tuple[str, ...]
+    scores: Mapping[str, NDArray[np.float32]] = field(default_factory=dict)
+    token_ids: NDArray[np.int32] = field(
+        default_factory=lambda: np.empty(0, dtype=np.int32)
+    )

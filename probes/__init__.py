@@ -1,0 +1,66 @@
+"""Activations in, scores out: detectors, thresholds and how they are stored."""
+
+from probes.aggregate import (
+    Aggregator,
+    EMAMax,
+    Last,
+    Max,
+    Mean,
+    aggregator_from_json,
+)
+from probes.bank import ProjectionBank
+from probes.bundle import (
+    Bundle,
+    check_identity,
+    load_bundle,
+    new_bundle,
+    save_bundle,
+)
+from probes.calibration import Calibration, calibrate, n_benign_needed
+from probes.dataset import Dataset, DatasetRequest, DatasetWriter, load_dataset
+from probes.detector import Detector, Projection, score
+from probes.errors import ActivationShapeError, ArtifactError, RecipeError
+from probes.hooks import canonical_hook_point, check_hook_point, layer_of
+from probes.identity import ModelIdentity, identity_of
+from probes.linear import LinearProbe
+from probes.mahalanobis import Mahalanobis
+from probes.sae import SAEFeatureDetector
+from probes.sae_formats import SAE, load_saelens
+
+__all__ = [
+    "SAE",
+    "ActivationShapeError",
+    "Aggregator",
+    "ArtifactError",
+    "Bundle",
+    "Calibration",
+    "Dataset",
+    "DatasetRequest",
+    "DatasetWriter",
+    "Detector",
+    "EMAMax",
+    "Last",
+    "LinearProbe",
+    "Mahalanobis",
+    "Max",
+    "Mean",
+    "ModelIdentity",
+    "Projection",
+    "ProjectionBank",
+    "RecipeError",
+    "SAEFeatureDetector",
+    "aggregator_from_json",
+    "calibrate",
+    "canonical_hook_point",
+    "check_hook_point",
+    "check_identity",
+    "identity_of",
+    "layer_of",
+    "load_bundle",
+    "load_dataset",
+    "load_saelens",
+    "n_benign_needed",
+    "new_bundle",
+    "save_bundle",
+    "score",
+]

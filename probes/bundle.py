@@ -1,0 +1,274 @@
+"""A detector set on disk: a folder with a JSON and a safetensors, never pickle."""
+
+import hashlib
+import os
+import shutil
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+import safetensors
+import safetensors.numpy
+
+from probes.calibration import Calibration
+from probes.codec import Arrays, pack, unpack
+from probes.detector import Detector, check_name
+from probes.errors import ArtifactError
+from probes.fields import Fields, dump_json, json_fields
+from probes.hooks import layer_of
+from probes.identity import ModelIdentity, check_same_identity
+
+SCHEMA = 1
+_JSON_NAME = "bundle.json"
+_TENSORS_NAME = "detectors.safetensors"
+# Far above any real bundle: 4096 directions of d_model 16384 are 256 MiB.
+_MAX_BYTES = {_JSON_NAME: 16 << 20, _TENSORS_NAME: 1 << 30}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Bundle:
+    """
+    Detectors, their thresholds, and the model they are for.
+
+    Attributes:
+        name: What the set is called.
+
+        version: Which one of that name.
+
+        identity: The model the detectors were fitted on.
+
+        detectors: In order.
+
+        calibrations: By detector name; each detector has one.
+
+        digest: SHA-256, hex, of bundle.json, which holds the digest of the rest.
+    """
+
+    name: str
+    version: str
+    identity: ModelIdentity
+    detectors: tuple[Detector, ...]
+    calibrations: dict[str, Calibration]
+    digest: str
+
+
+def new_bundle(
+    *,
+    name: str,
+    version: str,
+    identity: ModelIdentity,
+    detectors: Sequence[Detector],
+    calibrations: Mapping[str, Calibration],
+) -> Bundle:
+    """
+    A bundle that is not on disk yet, with the digest that it will have there.
+
+    Raises:
+        ArtifactError: The detectors, calibrations and identity do not fit together.
+    """
+    unsealed = Bundle(
+        name=name,
+        version=version,
+        identity=identity,
+        detectors=tuple(detectors),
+        calibrations=dict(calibrations),
+        digest="",
+    )
+    _check_consistent("bundle", unsealed)
+    digest = hashlib.sha256(_serialise(unsealed)[_JSON_NAME]).hexdigest()
+    return replace(unsealed, digest=digest)
+
+
+def save_bundle(path: Path, bundle: Bundle) -> str:
+    """
+    Write *bundle* as the new folder *path*, all of it or nothing.
+
+    Returns:
+        The digest of what was written: the same as that of `new_bundle`.
+
+    Raises:
+        ArtifactError: *path* exists, or the parts do not fit together. Nothing
+            was written.
+    """
+    if path.exists():
+        raise ArtifactError(f"{path}: expected no such folder, found one")
+    _check_consistent(str(path), bundle)
+    files = _serialise(bundle)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
+    try:
+        for name, content in files.items():
+            _write_synced(unfinished / name, content)
+        unfinished.chmod(0o755)  # mkdtemp makes it private
+        unfinished.rename(path)
+    finally:
+        shutil.rmtree(unfinished, ignore_errors=True)
+    return hashlib.sha256(files[_JSON_NAME]).hexdigest()
+
+
+def load_bundle(path: Path, *, expected_digest: str | None = None) -> Bundle:
+    """
+    Read the bundle in the folder *path* and check everything about it.
+
+    The safetensors file is bound by the digest in bundle.json, and bundle.json by
+    *expected_digest*: whoever must not trust the folder gives one.
+
+    Raises:
+        ArtifactError: Something is missing, unknown, altered, too large or does
+            not fit; one line that names file, field, expected and found.
+    """
+    json_path, tensors_path = path / _JSON_NAME, path / _TENSORS_NAME
+    text = _read_limited(json_path)
+    digest = hashlib.sha256(text).hexdigest()
+    if expected_digest is not None and digest != expected_digest:
+        raise ArtifactError(
+            f"{json_path}: sha256: expected {expected_digest}, found {digest}"
+        )
+    table = json_fields(str(json_path), text)
+    schema = table.take("schema")
+    if schema != SCHEMA or isinstance(schema, bool):
+        table.fail("schema", f"expected {SCHEMA}, found {schema!r}")
+    arrays = _read_tensors(tensors_path, table.text("tensors_sha256"))
+    bundle = Bundle(
+        name=table.text("name"),
+        version=table.text("version"),
+        identity=read_identity(table.table("identity")),
+        detectors=tuple(unpack(item, arrays) for item in table.tables("detectors")),
+        calibrations=_read_calibrations(table.table("calibrations")),
+        digest=digest,
+    )
+    table.close()
+    if arrays:
+        raise ArtifactError(f"{tensors_path}: {min(arrays)}: unknown array")
+    _check_consistent(str(json_path), bundle)
+    return bundle
+
+
+def check_identity(bundle: Bundle, identity: ModelIdentity) -> None:
+    """
+    Raise `ArtifactError` unless *bundle* was made for the model *identity*.
+
+    Names the first field that differs, with both values; which fields count is
+    said at `probes.identity.check_same_identity`.
+    """
+    check_same_identity(f"bundle {bundle.name!r}", bundle.identity, identity)
+
+
+def read_identity(table: Fields) -> ModelIdentity:
+    """The identity that ``dataclasses.asdict`` made *table* from."""
+    identity = ModelIdentity(
+        model=table.text("model"),
+        config_sha256=table.text("config_sha256"),
+        weights_sha256=table.text("weights_sha256"),
+        tokenizer_sha256=table.text("tokenizer_sha256"),
+        d_model=table.integer("d_model", minimum=1),
+        n_layers=table.integer("n_layers", minimum=1),
+        dtype=table.text("dtype"),
+    )
+    table.close()
+    return identity
+
+
+def _serialise(bundle: Bundle) -> dict[str, bytes]:
+    """Each file's content; the same bundle gives the same bytes."""
+    packed = [pack(detector) for detector in bundle.detectors]
+    arrays = {key: array for _, some in packed for key, array in some.items()}
+    tensors = safetensors.numpy.save(dict(sorted(arrays.items())))
+    table: dict[str, object] = {
+        "schema": SCHEMA,
+        "name": bundle.name,
+        "version": bundle.version,
+        "identity": asdict(bundle.identity),
+        "tensors_sha256": hashlib.sha256(tensors).hexdigest(),
+        "detectors": [table for table, _ in packed],
+        "calibrations": {n: asdict(c) for n, c in bundle.calibrations.items()},
+    }
+    return {_TENSORS_NAME: tensors, _JSON_NAME: dump_json(table)}
+
+
+def _check_consistent(where: str, bundle: Bundle) -> None:
+    try:
+        check_name(bundle.name)
+    except ValueError as error:
+        raise ArtifactError(f"{where}: {error}") from error
+    names = [detector.name for detector in bundle.detectors]
+    if not names or len(set(names)) < len(names):
+        raise ArtifactError(
+            f"{where}: detectors: expected different names, found {names}"
+        )
+    if set(names) != set(bundle.calibrations):
+        raise ArtifactError(
+            f"{where}: calibrations: expected one for each of {sorted(names)}, "
+            f"found {sorted(bundle.calibrations)}"
+        )
+    for detector in bundle.detectors:
+        _check_fits_model(f"{where}: detector {detector.name!r}", detector, bundle)
+
+
+def _check_fits_model(where: str, detector: Detector, bundle: Bundle) -> None:
+    identity = bundle.identity
+    for projection in detector.projections:
+        if projection.d_model != identity.d_model:
+            raise ArtifactError(
+                f"{where}: d_model: expected {identity.d_model}, "
+                f"found {projection.d_model}"
+            )
+        if layer_of(projection.hook_point) >= identity.n_layers:
+            raise ArtifactError(
+                f"{where}: hook_point: expected a layer below {identity.n_layers}, "
+                f"found {projection.hook_point}"
+            )
+
+
+def _read_calibrations(table: Fields) -> dict[str, Calibration]:
+    return {name: _read_calibration(table.table(name)) for name in sorted(table.data)}
+
+
+def _read_calibration(table: Fields) -> Calibration:
+    try:
+        calibration = Calibration(
+            threshold=table.number("threshold"),
+            alpha=table.number("alpha"),
+            n_benign=table.integer("n_benign"),
+            n_flagged_benign=table.integer("n_flagged_benign"),
+            dataset_sha256=table.text("dataset_sha256"),
+        )
+    except ArtifactError:
+        raise
+    except ValueError as error:
+        raise ArtifactError(f"{table.file}: {table.path}: {error}") from error
+    table.close()
+    return calibration
+
+
+def _read_tensors(path: Path, expected_sha256: str) -> Arrays:
+    content = _read_limited(path)
+    found = hashlib.sha256(content).hexdigest()
+    if found != expected_sha256:
+        raise ArtifactError(
+            f"{path}: sha256: expected {expected_sha256}, found {found}"
+        )
+    try:
+        return dict(safetensors.numpy.load(content))
+    except (safetensors.SafetensorError, ValueError, KeyError, TypeError) as error:
+        problem = " ".join(str(error).split())
+        raise ArtifactError(f"{path}: expected safetensors, found {problem}") from error
+
+
+def _read_limited(path: Path) -> bytes:
+    if not path.is_file():
+        raise ArtifactError(f"{path}: expected a file, found none")
+    limit = _MAX_BYTES[path.name]
+    with path.open("rb") as file:
+        size = os.fstat(file.fileno()).st_size
+        if size > limit:
+            raise ArtifactError(f"{path}: expected at most {limit} bytes, found {size}")
+        return file.read(limit)
+
+
+def _write_synced(path: Path, content: bytes) -> None:
+    with path.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())

@@ -1,0 +1,348 @@
+# A data set is a folder:
+#
+#     dataset.json            what it is; written last, so a folder without one is
+#                             an unfinished collection and is not read
+#     requests.jsonl          one line a request, in row order
+#     token_ids.npy           int32 (n_rows,)
+#     positions.npy           int32 (n_rows,), index in the sequence from 0
+#     <hook_point>.npy        float32 (n_rows, d_model)
+#
+# Rows are appended as they come, so a data set may be larger than memory.
+"""Activations with labels on disk: written by collection, read by fitting."""
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from probes.arrays import Float32
+from probes.bundle import read_identity
+from probes.detector import activations_at
+from probes.errors import ActivationShapeError, ArtifactError
+from probes.fields import Fields, dump_json, json_fields
+from probes.hooks import check_hook_point
+from probes.identity import ModelIdentity, file_sha256
+from probes.npy import NpyWriter, open_npy
+
+SCHEMA = 1
+Label = str | bool | float
+_JSON_NAME = "dataset.json"
+_REQUESTS_NAME = "requests.jsonl"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DatasetRequest:
+    """
+    One request of a data set.
+
+    Attributes:
+        request_id: Unique in the data set.
+
+        first_row: Its first row in the arrays.
+
+        n_rows: How many rows it has.
+
+        n_prompt_tokens: Positions below this are the prompt.
+
+        labels: What is known about it, by label.
+    """
+
+    request_id: str
+    first_row: int
+    n_rows: int
+    n_prompt_tokens: int
+    labels: dict[str, Label]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Dataset:
+    """
+    A data set, opened: the arrays are memory maps.
+
+    Attributes:
+        path: Its folder.
+
+        identity: The model the activations were read from.
+
+        activations: By hook point, of shape (n_rows, d_model), float32.
+
+        token_ids: Of shape (n_rows,), int32.
+
+        positions: Index in the sequence, of shape (n_rows,), int32.
+
+        requests: In row order.
+
+        sha256: Of dataset.json, which holds the digests of everything else.
+    """
+
+    path: Path
+    identity: ModelIdentity
+    activations: dict[str, Float32]
+    token_ids: NDArray[np.int32]
+    positions: NDArray[np.int32]
+    requests: tuple[DatasetRequest, ...]
+    sha256: str
+
+    def rows_of(self, index: int) -> slice:
+        """The rows of request *index*."""
+        request = self.requests[index]
+        return slice(request.first_row, request.first_row + request.n_rows)
+
+
+class DatasetWriter:
+    """
+    Writes a data set, request by request.
+
+    As a context manager it finishes the data set, or leaves it unfinished if an
+    exception passes through. An unfinished folder is begun anew by the next writer.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        identity: ModelIdentity,
+        hook_points: Sequence[str],
+        d_model: int,
+    ) -> None:
+        """
+        Begin the data set in the folder *path*.
+
+        Raises:
+            ArtifactError: There is a finished data set at *path*.
+            ValueError: A hook point is not one, or is there twice.
+        """
+        if (path / _JSON_NAME).exists():
+            raise ArtifactError(f"{path}: expected no finished data set, found one")
+        for hook_point in hook_points:
+            check_hook_point(hook_point)
+        if not hook_points or len(set(hook_points)) < len(hook_points):
+            raise ValueError(
+                f"hook points: expected different ones, got {list(hook_points)}"
+            )
+        path.mkdir(parents=True, exist_ok=True)
+        self._path, self._identity, self._d_model = path, identity, d_model
+        self._hook_points = tuple(hook_points)
+        self._arrays = {
+            h: NpyWriter(path / f"{h}.npy", "<f4", d_model) for h in hook_points
+        }
+        for name in ("token_ids", "positions"):
+            self._arrays[name] = NpyWriter(path / f"{name}.npy", "<i4", None)
+        self._requests = (path / _REQUESTS_NAME).open("wb")
+        self._request_ids: set[str] = set()
+        self._n_rows = 0
+
+    def append(
+        self,
+        request_id: str,
+        activations: Mapping[str, Float32],
+        token_ids: NDArray[np.integer],
+        positions: NDArray[np.integer],
+        n_prompt_tokens: int,
+        labels: Mapping[str, Label],
+    ) -> None:
+        """
+        Add one request.
+
+        Args:
+            request_id: Not yet in the data set.
+
+            activations: By hook point, of shape (n_tokens, d_model), float32.
+
+            token_ids: Of shape (n_tokens,).
+
+            positions: Index in the sequence, of shape (n_tokens,).
+
+            n_prompt_tokens: Positions below this are the prompt.
+
+            labels: What is known about the request.
+
+        Raises:
+            ActivationShapeError: The arrays do not fit, or are not finite.
+            ValueError: The request is there already. Nothing was written.
+        """
+        if request_id in self._request_ids:
+            raise ValueError(f"request {request_id!r} is in the data set already")
+        arrays = self._checked(activations, token_ids, positions)
+        request = DatasetRequest(
+            request_id=request_id,
+            first_row=self._n_rows,
+            n_rows=len(token_ids),
+            n_prompt_tokens=n_prompt_tokens,
+            labels=dict(labels),
+        )
+        line = json.dumps(asdict(request), sort_keys=True, allow_nan=False)
+        for name, array in arrays.items():
+            self._arrays[name].append(array)
+        self._requests.write(line.encode() + b"\n")
+        self._request_ids.add(request_id)
+        self._n_rows += len(token_ids)
+
+    def close(self) -> None:
+        """Finish: from here on the folder is a data set."""
+        digests = {f"{name}.npy": a.close() for name, a in self._arrays.items()}
+        self._requests.close()
+        digests[_REQUESTS_NAME] = file_sha256(self._path / _REQUESTS_NAME)
+        table = {
+            "schema": SCHEMA,
+            "identity": asdict(self._identity),
+            "hook_points": list(self._hook_points),
+            "d_model": self._d_model,
+            "n_rows": self._n_rows,
+            "n_requests": len(self._request_ids),
+            "files_sha256": digests,
+        }
+        unfinished = self._path / f"{_JSON_NAME}.unfinished"
+        unfinished.write_bytes(dump_json(table))
+        unfinished.rename(self._path / _JSON_NAME)
+
+    def abort(self) -> None:
+        """Close the files and leave the data set unfinished."""
+        for array in self._arrays.values():
+            array.abort()
+        self._requests.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if error is None:
+            self.close()
+        else:
+            self.abort()
+
+    def _checked(
+        self,
+        activations: Mapping[str, Float32],
+        token_ids: NDArray[np.integer],
+        positions: NDArray[np.integer],
+    ) -> dict[str, NDArray[np.generic]]:
+        arrays: dict[str, NDArray[np.generic]] = {
+            "token_ids": token_ids,
+            "positions": positions,
+        }
+        for hook_point in self._hook_points:
+            rows = activations_at(hook_point, self._d_model, activations)
+            if not np.isfinite(rows).all():
+                raise ActivationShapeError(f"activations at {hook_point}: not finite")
+            arrays[hook_point] = rows
+        if token_ids.ndim != 1 or len({len(array) for array in arrays.values()}) > 1:
+            raise ActivationShapeError(
+                f"expected as many rows in each array, "
+                f"got { ({name: a.shape for name, a in arrays.items()}) }"
+            )
+        return arrays
+
+
+def load_dataset(path: Path, *, is_verified: bool = False) -> Dataset:
+    """
+    Open the data set in the folder *path*; activations stay on disk.
+
+    Args:
+        path: A folder that `DatasetWriter` finished.
+
+        is_verified: Read every file and check its digest, too.
+
+    Raises:
+        ArtifactError: Unfinished, or a file is missing, altered or does not fit.
+    """
+    json_path = path / _JSON_NAME
+    if not json_path.is_file():
+        raise ArtifactError(f"{json_path}: expected a finished data set, found none")
+    text = json_path.read_bytes()
+    table = json_fields(str(json_path), text)
+    if table.take("schema") != SCHEMA:
+        table.fail("schema", f"expected {SCHEMA}")
+    identity = read_identity(table.table("identity"))
+    d_model, n_rows = table.integer("d_model", minimum=1), table.integer("n_rows")
+    hook_points = _read_hook_points(table)
+    requests = _read_requests(path / _REQUESTS_NAME)
+    if len(requests) != table.integer("n_requests") or _n_rows_in(requests) != n_rows:
+        table.fail("n_requests", f"does not fit {_REQUESTS_NAME}")
+    digests = table.table("files_sha256")
+    table.close()
+    if is_verified:
+        _verify(path, digests)
+    return Dataset(
+        path=path,
+        identity=identity,
+        activations={
+            h: open_npy(path / f"{h}.npy", (n_rows, d_model), np.float32)
+            for h in hook_points
+        },
+        token_ids=open_npy(path / "token_ids.npy", (n_rows,), np.int32),
+        positions=open_npy(path / "positions.npy", (n_rows,), np.int32),
+        requests=requests,
+        sha256=hashlib.sha256(text).hexdigest(),
+    )
+
+
+def _read_hook_points(table: Fields) -> list[str]:
+    hook_points = [str(item) for item in table.items("hook_points")]
+    for hook_point in hook_points:
+        try:
+            check_hook_point(hook_point)
+        except ValueError as error:
+            table.fail("hook_points", str(error))
+    return hook_points
+
+
+def _read_requests(path: Path) -> tuple[DatasetRequest, ...]:
+    if not path.is_file():
+        raise ArtifactError(f"{path}: expected a file, found none")
+    requests: list[DatasetRequest] = []
+    next_row = 0
+    with path.open("rb") as file:
+        for number, line in enumerate(file, start=1):
+            request = _read_request(json_fields(f"{path}:{number}", line))
+            if request.first_row != next_row:
+                raise ArtifactError(
+                    f"{path}:{number}: first_row: expected {next_row}, "
+                    f"found {request.first_row}"
+                )
+            next_row += request.n_rows
+            requests.append(request)
+    return tuple(requests)
+
+
+def _read_request(table: Fields) -> DatasetRequest:
+    labels = table.table("labels")
+    request = DatasetRequest(
+        request_id=table.text("request_id"),
+        first_row=table.integer("first_row"),
+        n_rows=table.integer("n_rows"),
+        n_prompt_tokens=table.integer("n_prompt_tokens"),
+        labels={key: _read_label(labels, key) for key in sorted(labels.data)},
+    )
+    table.close()
+    return request
+
+
+def _read_label(labels: Fields, key: str) -> Label:
+    value = labels.take(key)
+    if not isinstance(value, str | bool | int | float):
+        labels.fail(key, f"expected a string, truth value or number, found {value!r}")
+    return value
+
+
+def _n_rows_in(requests: Sequence[DatasetRequest]) -> int:
+    return sum(request.n_rows for request in requests)
+
+
+def _verify(path: Path, digests: Fields) -> None:
+    for name in sorted(digests.data):
+        expected, found = digests.text(name), file_sha256(path / name)
+        if expected != found:
+            raise ArtifactError(
+                f"{path / name}: sha256: expected {expected}, found {found}"
+            )

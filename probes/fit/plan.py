@@ -1,0 +1,252 @@
+"""A recipe read from TOML: what to fit, on which labels."""
+
+import tomllib
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from probes.aggregate import Aggregator, Max, aggregator_from_json
+from probes.detector import check_name
+from probes.errors import RecipeError
+from probes.fields import Fields
+from probes.fit.logistic import LogisticOptions
+from probes.fit.select import TOKENS, Selector
+from probes.hooks import check_hook_point
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LogisticPlan:
+    """
+    A linear probe, to be fitted.
+
+    Attributes:
+        positive: Requests that show the behaviour.
+
+        negative: Requests that do not; all others where it is None.
+
+        options: How it is fitted.
+    """
+
+    positive: Selector
+    negative: Selector | None
+    options: LogisticOptions
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MahalanobisPlan:
+    """
+    A Mahalanobis detector, to be fitted on the benign requests.
+
+    Attributes:
+        rank: Directions kept; all where it is None.
+
+        max_rows: At most this many tokens, drawn at random.
+
+        seed: Of that draw.
+    """
+
+    rank: int | None
+    max_rows: int
+    seed: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SAEPlan:
+    """
+    Features of a SAELens checkpoint; nothing to fit.
+
+    Attributes:
+        path: The checkpoint's folder.
+
+        features: Which features.
+
+        feature_weights: Weight of each; 1 where it is None.
+    """
+
+    path: Path
+    features: tuple[int, ...]
+    feature_weights: tuple[float, ...] | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DetectorPlan:
+    """
+    One detector of a recipe.
+
+    Attributes:
+        name: Of the detector.
+
+        hook_point: Where it reads.
+
+        aggregator: Token evidence to a request statistic.
+
+        benign: Requests that its threshold is chosen on; where it is None, the
+            negative ones of a probe.
+
+        family: What kind it is, and how it is made.
+    """
+
+    name: str
+    hook_point: str
+    aggregator: Aggregator
+    benign: Selector | None
+    family: LogisticPlan | MahalanobisPlan | SAEPlan
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Recipe:
+    """
+    What a bundle is made from.
+
+    Attributes:
+        name: Of the bundle.
+
+        version: Of the bundle.
+
+        alpha: False-flag rate of a benign request, over all detectors together.
+
+        detectors: In order.
+    """
+
+    name: str
+    version: str
+    alpha: float
+    detectors: tuple[DetectorPlan, ...]
+
+
+def load_recipe(path: Path) -> Recipe:
+    """
+    Read the recipe at *path*.
+
+    Raises:
+        RecipeError: It is not TOML, or a key is missing, unknown or impossible;
+            ``recipe.toml: detector[1].tokens: ...``, counted from 0.
+    """
+    try:
+        data = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise RecipeError(f"{path.name}: expected TOML, found {error}") from error
+    table = Fields(path.name, "", data, RecipeError)
+    name, version = table.text("name"), table.text("version")
+    _check(table, "name", check_name, name)
+    alpha = table.number("alpha")
+    if not 0 < alpha < 1:
+        table.fail("alpha", f"expected a number in (0, 1), found {alpha}")
+    items = table.tables("detector")
+    table.close()
+    detectors = tuple(_read_detector(item, path.parent) for item in items)
+    names = [detector.name for detector in detectors]
+    if not names or len(set(names)) < len(names):
+        table.fail("detector", f"expected different names, found {names}")
+    return Recipe(name=name, version=version, alpha=alpha, detectors=detectors)
+
+
+def _read_detector(table: Fields, folder: Path) -> DetectorPlan:
+    name, hook_point = table.text("name"), table.text("hook_point")
+    _check(table, "name", check_name, name)
+    _check(table, "hook_point", check_hook_point, hook_point)
+    aggregator = _read_aggregator(table)
+    benign = _read_selector(table, "benign") if table.has("benign") else None
+    family_name = table.text("family")
+    plan: LogisticPlan | MahalanobisPlan | SAEPlan
+    match family_name:
+        case "logistic":
+            plan = _read_logistic(table)
+        case "mahalanobis":
+            plan = _read_mahalanobis(table)
+        case "sae":
+            plan = _read_sae(table, folder)
+        case _:
+            table.fail(
+                "family",
+                f"expected 'logistic', 'mahalanobis' or 'sae', found {family_name!r}",
+            )
+    if benign is None and not isinstance(plan, LogisticPlan):
+        table.fail("benign", "expected a table, found nothing")
+    table.close()
+    return DetectorPlan(
+        name=name,
+        hook_point=hook_point,
+        aggregator=aggregator,
+        benign=benign,
+        family=plan,
+    )
+
+
+def _read_logistic(table: Fields) -> LogisticPlan:
+    positive = _read_selector(table, "positive")
+    negative = _read_selector(table, "negative") if table.has("negative") else None
+    usual = LogisticOptions()
+    tokens = table.text("tokens", usual.tokens)
+    if tokens not in TOKENS:
+        table.fail("tokens", f"expected one of {list(TOKENS)}, found {tokens!r}")
+    keep = table.number("keep", usual.keep)
+    strength = table.number("inverse_regularisation", usual.inverse_regularisation)
+    rounds = table.integer("rounds", usual.rounds, minimum=1)
+    max_rows = table.integer("max_rows", usual.max_rows, minimum=1)
+    seed = table.integer("seed", usual.seed)
+    try:
+        options = LogisticOptions(
+            tokens=tokens,
+            rounds=rounds,
+            keep=keep,
+            inverse_regularisation=strength,
+            max_rows=max_rows,
+            seed=seed,
+        )
+    except ValueError as error:
+        key, _, problem = str(error).partition(": ")
+        table.fail(key, problem)
+    return LogisticPlan(positive=positive, negative=negative, options=options)
+
+
+def _read_mahalanobis(table: Fields) -> MahalanobisPlan:
+    rank = table.integer("rank", minimum=1) if table.has("rank") else None
+    max_rows = table.integer("max_rows", 50_000, minimum=2)
+    return MahalanobisPlan(rank=rank, max_rows=max_rows, seed=table.integer("seed", 0))
+
+
+def _read_sae(table: Fields, folder: Path) -> SAEPlan:
+    path = folder / table.text("path")
+    features: list[int] = []
+    for item in table.items("features"):
+        if isinstance(item, bool) or not isinstance(item, int):
+            table.fail("features", f"expected integers, found {item!r}")
+        features.append(item)
+    weights: list[float] = []
+    for item in table.items("feature_weights") if table.has("feature_weights") else []:
+        if isinstance(item, bool) or not isinstance(item, int | float):
+            table.fail("feature_weights", f"expected numbers, found {item!r}")
+        weights.append(float(item))
+    return SAEPlan(
+        path=path,
+        features=tuple(features),
+        feature_weights=tuple(weights) or None,
+    )
+
+
+def _read_aggregator(table: Fields) -> Aggregator:
+    if not table.has("aggregator"):
+        return Max()
+    nested = table.table("aggregator")
+    try:
+        return aggregator_from_json(nested.data)
+    except ValueError as error:
+        key, _, problem = str(error).partition(": ")
+        nested.fail(key, problem)
+
+
+def _read_selector(table: Fields, key: str) -> Selector:
+    nested = table.table(key)
+    label, equals = nested.text("label"), nested.take("equals")
+    if not isinstance(equals, str | bool | int | float):
+        nested.fail("equals", f"expected a string, truth value or number: {equals!r}")
+    nested.close()
+    return Selector(label=label, equals=equals)
+
+
+def _check(table: Fields, key: str, check: Callable[[str], None], value: str) -> None:
+    try:
+        check(value)
+    except ValueError as error:
+        table.fail(key, str(error).partition(": ")[2])

@@ -1,0 +1,162 @@
+"""A recipe and two data sets to a bundle: fit on one, calibrate on the other."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+from probes.bundle import Bundle, new_bundle
+from probes.calibration import Calibration, calibrate
+from probes.dataset import Dataset
+from probes.detector import Detector
+from probes.errors import ArtifactError, RecipeError
+from probes.fit.evaluate import request_statistics
+from probes.fit.logistic import fit_logistic
+from probes.fit.mahalanobis import fit_mahalanobis
+from probes.fit.plan import (
+    DetectorPlan,
+    LogisticPlan,
+    MahalanobisPlan,
+    SAEPlan,
+    load_recipe,
+)
+from probes.fit.select import select_requests
+from probes.identity import check_same_identity
+from probes.sae import SAEFeatureDetector
+from probes.sae_formats import load_saelens
+
+Progress = Callable[[int, int, str], None]
+
+
+def fit_bundle(
+    recipe_path: Path,
+    fit: Dataset,
+    calibration: Dataset,
+    progress: Progress | None = None,
+) -> Bundle:
+    """
+    Fit and calibrate every detector of a recipe.
+
+    The recipe's alpha is split evenly over the detectors, so that a benign request
+    is flagged by any of them with at most that probability (Bonferroni).
+
+    Args:
+        recipe_path: A TOML file.
+
+        fit: What the detectors are fitted on.
+
+        calibration: What the thresholds are chosen on: other requests.
+
+        progress: Called with steps done, steps in all, and what comes next.
+
+    Returns:
+        The same bundle, to the byte, for the same recipe and data sets.
+
+    Raises:
+        RecipeError: The recipe cannot be read, or not carried out on these data.
+        ArtifactError: The data sets are of different models, or one is both.
+    """
+    recipe = load_recipe(recipe_path)
+    _check_datasets(fit, calibration)
+    tell = progress or (lambda done, total, text: None)
+    alpha, total = recipe.alpha / len(recipe.detectors), 2 * len(recipe.detectors)
+    detectors: list[Detector] = []
+    calibrations: dict[str, Calibration] = {}
+    for index, plan in enumerate(recipe.detectors):
+        try:
+            tell(2 * index, total, f"fitting {plan.name}")
+            detector = _fit(plan, fit)
+            tell(2 * index + 1, total, f"calibrating {plan.name}")
+            calibrations[plan.name] = _calibrate(plan, detector, calibration, alpha)
+        except ValueError as error:
+            where = f"{recipe_path.name}: detector[{index}]"
+            raise RecipeError(f"{where}: {error}") from error
+        detectors.append(detector)
+    tell(total, total, "done")
+    return new_bundle(
+        name=recipe.name,
+        version=recipe.version,
+        identity=fit.identity,
+        detectors=detectors,
+        calibrations=calibrations,
+    )
+
+
+def _fit(plan: DetectorPlan, dataset: Dataset) -> Detector:
+    if plan.hook_point not in dataset.activations:
+        raise ValueError(
+            f"hook_point: expected one of {sorted(dataset.activations)}, "
+            f"got {plan.hook_point!r}"
+        )
+    match plan.family:
+        case LogisticPlan() as logistic:
+            return fit_logistic(
+                dataset,
+                name=plan.name,
+                hook_point=plan.hook_point,
+                positive=select_requests(dataset, logistic.positive),
+                negative=_negative(logistic, dataset),
+                aggregator=plan.aggregator,
+                options=logistic.options,
+            )
+        case MahalanobisPlan() as mahalanobis:
+            return fit_mahalanobis(
+                dataset,
+                name=plan.name,
+                hook_point=plan.hook_point,
+                benign=_benign(plan, dataset),
+                aggregator=plan.aggregator,
+                rank=mahalanobis.rank,
+                max_rows=mahalanobis.max_rows,
+                seed=mahalanobis.seed,
+            )
+        case SAEPlan() as sae:
+            return _watch(plan, sae, dataset)
+
+
+def _watch(plan: DetectorPlan, sae_plan: SAEPlan, dataset: Dataset) -> Detector:
+    sae = load_saelens(sae_plan.path)
+    d_model = dataset.activations[plan.hook_point].shape[1]
+    if (sae.hook_point, sae.d_in) != (plan.hook_point, d_model):
+        raise ValueError(
+            f"path: expected an SAE at {plan.hook_point} with d_model {d_model}, "
+            f"got one at {sae.hook_point} with {sae.d_in}"
+        )
+    return SAEFeatureDetector.from_sae(
+        sae,
+        name=plan.name,
+        features=sae_plan.features,
+        feature_weights=sae_plan.feature_weights,
+        aggregator=plan.aggregator,
+    )
+
+
+def _calibrate(
+    plan: DetectorPlan, detector: Detector, dataset: Dataset, alpha: float
+) -> Calibration:
+    statistics = request_statistics(dataset, detector, _benign(plan, dataset))
+    # A request without a row was not scored: it can neither be flagged nor count.
+    scored = statistics[np.isfinite(statistics)]
+    return calibrate(scored, alpha, dataset.sha256)
+
+
+def _benign(plan: DetectorPlan, dataset: Dataset) -> list[int]:
+    if plan.benign is not None:
+        return select_requests(dataset, plan.benign)
+    assert isinstance(plan.family, LogisticPlan)  # load_recipe demands benign else
+    return _negative(plan.family, dataset)
+
+
+def _negative(plan: LogisticPlan, dataset: Dataset) -> list[int]:
+    if plan.negative is not None:
+        return select_requests(dataset, plan.negative)
+    return select_requests(dataset, plan.positive, is_negated=True)
+
+
+def _check_datasets(fit: Dataset, calibration: Dataset) -> None:
+    if fit.sha256 == calibration.sha256:
+        raise ArtifactError(
+            f"{calibration.path}: expected other requests than those fitted on, "
+            f"found the same data set"
+        )
+    check_same_identity(str(calibration.path), fit.identity, calibration.identity)

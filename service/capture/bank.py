@@ -1,0 +1,89 @@
+"""The projection bank inside the model: buffer contents, replaced between two steps."""
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import torch
+
+from service.capture.settings import CaptureError
+from service.capture.tap import TapBuffers
+
+
+class BankSliceMessage(Protocol):
+    """`BankSlice` of the wire, as far as it is read here."""
+
+    hook_point: str
+    n_columns: int
+    d_model: int
+    weight: bytes
+    bias: bytes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class HostBank:
+    """
+    A bank in host memory, ready to be copied into the buffers.
+
+    *weight* is float32 of shape (n_sites, k_max, d_model), *bias* (n_sites, k_max);
+    unused columns are zero. *width* is the largest number of columns in use.
+    """
+
+    digest: str
+    weight: torch.Tensor
+    bias: torch.Tensor
+    width: int
+
+    def write_to(self, buffers: TapBuffers) -> None:
+        """Copy into *buffers*: on the engine's thread, between two steps."""
+        assert buffers.weight is not None
+        assert buffers.bias is not None
+        buffers.weight.copy_(self.weight, non_blocking=True)
+        buffers.bias.copy_(self.bias, non_blocking=True)
+
+
+def host_bank(
+    digest: str,
+    slices: list[BankSliceMessage],
+    *,
+    hook_points: tuple[str, ...],
+    k_max: int,
+    d_model: int,
+) -> HostBank:
+    """
+    Check a bank that the daemon sent and lay it out for the buffers.
+
+    Raises:
+        CaptureError: A slice is for a hook point that is not tapped, too wide, or of
+            another d_model.
+    """
+    weight = np.zeros((len(hook_points), k_max, d_model), dtype=np.float32)
+    bias = np.zeros((len(hook_points), k_max), dtype=np.float32)
+    for part in slices:
+        if part.hook_point not in hook_points:
+            raise CaptureError(
+                f"bank {digest[:12]}: reads {part.hook_point}, tapped are "
+                f"{list(hook_points)}"
+            )
+        if part.d_model != d_model or part.n_columns > k_max:
+            raise CaptureError(
+                f"bank {digest[:12]}: {part.hook_point}: expected d_model {d_model} "
+                f"and at most {k_max} columns, got {part.d_model} and {part.n_columns}"
+            )
+        n_bytes = 4 * part.n_columns
+        if (len(part.weight), len(part.bias)) != (n_bytes * d_model, n_bytes):
+            raise CaptureError(
+                f"bank {digest[:12]}: {part.hook_point}: expected "
+                f"{n_bytes * d_model} + {n_bytes} bytes, got "
+                f"{len(part.weight)} + {len(part.bias)}"
+            )
+        site = hook_points.index(part.hook_point)
+        rows = np.frombuffer(part.weight, dtype="<f4").reshape(-1, d_model)
+        weight[site, : part.n_columns] = rows
+        bias[site, : part.n_columns] = np.frombuffer(part.bias, dtype="<f4")
+    return HostBank(
+        digest=digest,
+        weight=torch.from_numpy(weight),
+        bias=torch.from_numpy(bias),
+        width=max((part.n_columns for part in slices), default=1) or 1,
+    )

@@ -1,0 +1,108 @@
+"""Finds a model's decoder layers, and swaps the class of those that are tapped."""
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import torch
+from torch import nn
+
+from service.capture.settings import CaptureError
+from service.capture.tap import TapBuffers
+
+
+def find_decoder_layers(
+    model: nn.Module, registered: Iterable[str], n_layers: int
+) -> list[nn.Module]:
+    """
+    Return the decoder layers of *model*, in order.
+
+    Args:
+        model: As vLLM loaded it.
+
+        registered: Names in vLLM's `static_forward_context`, in which every attention
+            layer is entered: ``"model.layers.3.self_attn.attn"``.
+
+        n_layers: How many the model's configuration promises.
+
+    Raises:
+        CaptureError: The names do not lead to exactly *n_layers* layers.
+    """
+    paths: dict[int, str] = {}
+    for name in registered:
+        segments = name.split(".")
+        index = next((i for i, s in enumerate(segments) if s.isdecimal()), None)
+        if index is None:
+            continue
+        path = ".".join(segments[: index + 1])
+        other = paths.setdefault(int(segments[index]), path)
+        if other != path:
+            raise CaptureError(
+                f"decoder layers of {type(model).__name__}: expected one stack, "
+                f"found {other!r} and {path!r}"
+            )
+    if sorted(paths) != list(range(n_layers)):
+        raise CaptureError(
+            f"decoder layers of {type(model).__name__}: the configuration says "
+            f"{n_layers}, vLLM's registry leads to {sorted(paths)}"
+        )
+    return [model.get_submodule(paths[i]) for i in range(n_layers)]
+
+
+def install_tap(layer: nn.Module, buffers: TapBuffers, site: int) -> None:
+    """
+    Make *layer* hand its output to the tap operators at *site*.
+
+    The class of this one module is swapped for a subclass: no hook that
+    torch.compile would fold away, and other layers keep their compiled code.
+    """
+    original: Any = type(layer)
+    tapped = type(
+        f"Tapped{original.__name__}",
+        (original,),
+        {"forward": _forward, "innerwatch_untapped": original.forward},
+    )
+    layer.__class__ = tapped
+    # Buffers and a plain int of the module, not a closure: what torch.compile saves
+    # of the graph has to find them again in another process.
+    layer.innerwatch_site = site  # type: ignore[assignment]
+    for name, tensor in buffers.tensors().items():
+        layer.register_buffer(f"innerwatch_{name}", tensor, persistent=False)
+
+
+def _forward(self: Any, *args: Any, **kwargs: Any) -> Any:
+    output = self.innerwatch_untapped(*args, **kwargs)
+    # Two tensors: vLLM adds the residual inside the next norm, so the residual
+    # stream after this block is their sum.
+    if isinstance(output, torch.Tensor):
+        hidden, residual = output, None
+    else:
+        hidden, residual = output[0], output[1]
+    if self.innerwatch_weight is None:
+        torch.ops.innerwatch.copy(
+            hidden,
+            residual,
+            self.innerwatch_values,
+            self.innerwatch_squared_norms,
+            self.innerwatch_site,
+        )
+    else:
+        torch.ops.innerwatch.project(
+            hidden,
+            residual,
+            self.innerwatch_weight,
+            self.innerwatch_bias,
+            self.innerwatch_values,
+            self.innerwatch_squared_norms,
+            self.innerwatch_site,
+        )
+    return output
+
+
+def check_layers(hook_layers: Sequence[int], n_layers: int) -> None:
+    """Raise `CaptureError` when a hook point's block is not in the model."""
+    for layer in hook_layers:
+        if layer >= n_layers:
+            raise CaptureError(
+                f"innerwatch.hook_points: blocks.{layer}.hook_resid_post: the model "
+                f"has {n_layers} blocks, the last is blocks.{n_layers - 1}"
+            )

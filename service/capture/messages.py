@@ -1,0 +1,72 @@
+"""Steps and losses as wire messages. Runs on the sender's thread."""
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from service.capture.outbox import Loss
+from service.capture.step import Step
+from service.rpc.innerwatch.v1 import innerwatch_pb2 as pb
+
+
+def step_message(step: Step, hook_points: tuple[str, ...]) -> pb.StepBatch:
+    """Return *step* as a `StepBatch`; waits for its copy from the device."""
+    if step.copied is not None:
+        step.copied.synchronize()
+    message = pb.StepBatch(
+        step=step.step,
+        bank_digest=step.bank_digest,
+        finished=[pb.FinishedRequest(request_id=i) for i in step.finished],
+        preempted=step.preempted,
+        n_rows_expected=step.n_rows_expected,
+        captured_at=step.captured_at,
+    )
+    if step.values is None or step.squared_norms is None or step.token_ids is None:
+        return message
+    for (request_id, first, n), (n_cached, n_prompt) in zip(
+        step.spans(), step.facts, strict=True
+    ):
+        message.requests.append(
+            pb.RequestRows(
+                request_id=request_id,
+                n_rows=n,
+                first_position=first,
+                n_cached=n_cached,
+                n_prompt_tokens=n_prompt,
+            )
+        )
+    message.token_ids = _array(step.token_ids).tobytes()
+    values, norms = _array(step.values), _array(step.squared_norms)
+    for site, hook_point in enumerate(hook_points):
+        message.hook_points.append(
+            pb.HookPointRows(
+                hook_point=hook_point,
+                width=values.shape[2],
+                values=values[site].tobytes(),
+                squared_norms=norms[site].tobytes(),
+            )
+        )
+    return message
+
+
+def gap_message(loss: Loss) -> pb.Gap:
+    """Return *loss* as a `Gap`."""
+    spans = [*loss.more, *((i, first, n) for i, (first, n) in loss.ranges.items())]
+    return pb.Gap(
+        reason=loss.reason,  # type: ignore[arg-type]
+        first_step=loss.first_step,
+        last_step=loss.last_step,
+        n_tokens=loss.n_tokens,
+        lost=[
+            pb.LostRange(request_id=i, first_position=first, n_tokens=n)
+            for i, first, n in spans
+        ],
+        finished=[pb.FinishedRequest(request_id=i) for i in loss.finished],
+        began_at=loss.began_at,
+        ended_at=loss.ended_at,
+    )
+
+
+def _array(tensor: torch.Tensor) -> NDArray[np.generic]:
+    array: NDArray[np.generic] = tensor.numpy()
+    return array

@@ -1,0 +1,123 @@
+"""The bounded buffer between the engine's thread and the sender's.
+
+Rule 1: `put` and `lose` never wait for anything but a lock held for microseconds.
+
+Rule 2: order is kept. What was lost is an entry between the batches around it, so that
+the daemon hears of it where it happened.
+
+Rule 3: an entry leaves only when the daemon has acknowledged it. After a broken
+connection it is sent again; the daemon knows what it has seen.
+"""
+
+import threading
+from collections import deque
+from dataclasses import dataclass, field
+
+from service.capture.step import Step
+
+_MAX_LISTED = 16384
+"""Ranges that one gap lists; what is beyond is counted, not named."""
+
+
+@dataclass(slots=True, kw_only=True)
+class Loss:
+    """Neighbouring steps that were lost for one reason."""
+
+    reason: int
+    first_step: int
+    last_step: int
+    began_at: float
+    ended_at: float
+    n_tokens: int = 0
+    ranges: dict[str, list[int]] = field(default_factory=dict)
+    more: list[tuple[str, int, int]] = field(default_factory=list)
+    finished: list[str] = field(default_factory=list)
+
+    def add(self, step: Step) -> None:
+        """Count *step*'s rows as lost."""
+        self.last_step, self.ended_at = step.step, step.captured_at
+        self.n_tokens += step.n_rows_expected
+        self.finished.extend(step.finished)
+        for request_id, first, n in step.spans():
+            known = self.ranges.get(request_id)
+            if known is not None and known[0] + known[1] == first:
+                known[1] += n
+            elif len(self.ranges) + len(self.more) < _MAX_LISTED:
+                if known is not None:
+                    self.more.append((request_id, known[0], known[1]))
+                self.ranges[request_id] = [first, n]
+
+
+Entry = Step | Loss
+
+
+class Outbox:
+    """Steps and losses that are not acknowledged yet, at most *limit_bytes* of them."""
+
+    def __init__(self, limit_bytes: int) -> None:
+        self._limit_bytes = limit_bytes
+        self._changed = threading.Condition()
+        self._entries: deque[Entry] = deque()
+        self._n_sent = 0
+        self._n_bytes = 0
+
+    def has_room(self, n_bytes: int) -> bool:
+        """Return whether a step of *n_bytes* would be taken."""
+        return self._n_bytes + n_bytes <= self._limit_bytes
+
+    def put(self, step: Step) -> None:
+        """Append *step*; the caller has asked `has_room`."""
+        with self._changed:
+            self._entries.append(step)
+            self._n_bytes += step.n_bytes
+            self._changed.notify()
+
+    def lose(self, step: Step, reason: int) -> None:
+        """Append *step* as lost for *reason*, merged with a loss just before it."""
+        with self._changed:
+            last = self._entries[-1] if self._entries else None
+            is_open = len(self._entries) > self._n_sent
+            if not (isinstance(last, Loss) and is_open and last.reason == reason):
+                last = Loss(
+                    reason=reason,
+                    first_step=step.step,
+                    last_step=step.step,
+                    began_at=step.captured_at,
+                    ended_at=step.captured_at,
+                )
+                self._entries.append(last)
+            last.add(step)
+            self._changed.notify()
+
+    def next_entry(self, max_unacknowledged: int, timeout_seconds: float) -> Entry | None:
+        """Return the next entry to send, or None when there is none in time."""
+        with self._changed:
+            if not self._can_send(max_unacknowledged):
+                self._changed.wait(timeout_seconds)
+            if not self._can_send(max_unacknowledged):
+                return None
+            entry = self._entries[self._n_sent]
+            self._n_sent += 1
+            return entry
+
+    def acknowledge(self, n_entries: int) -> None:
+        """Forget the *n_entries* oldest entries that were sent."""
+        with self._changed:
+            for _ in range(min(n_entries, self._n_sent)):
+                entry = self._entries.popleft()
+                self._n_sent -= 1
+                if isinstance(entry, Step):
+                    self._n_bytes -= entry.n_bytes
+            self._changed.notify()
+
+    def rewind(self) -> None:
+        """Everything that is not acknowledged is to be sent again."""
+        with self._changed:
+            self._n_sent = 0
+
+    def is_empty(self) -> bool:
+        """Return whether everything was acknowledged."""
+        return not self._entries
+
+    def _can_send(self, max_unacknowledged: int) -> bool:
+        return self._n_sent < min(len(self._entries), max_unacknowledged)

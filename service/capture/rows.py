@@ -1,0 +1,82 @@
+"""Which row of a step belongs to which token: read after the runner's update.
+
+Rule: nothing here is called before the runner's `execute_model` has returned. That
+call reorders the batch; a layout read before it gives rows to the wrong requests,
+and nothing but the scores would show it.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+
+class LayoutError(RuntimeError):
+    """The runner's batch does not fit what the scheduler asked for."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Rows:
+    """
+    The layout of one step.
+
+    Attributes:
+        request_ids: In row order.
+
+        n_rows: int64 of shape (n_requests,); contiguous rows each.
+
+        first_positions: int64 of shape (n_requests,).
+
+        token_ids: int tensor of shape (n_rows,) on the model's device: a view of a
+            buffer that the next step overwrites.
+    """
+
+    request_ids: tuple[str, ...]
+    n_rows: NDArray[np.int64]
+    first_positions: NDArray[np.int64]
+    token_ids: torch.Tensor
+
+
+def read_rows(runner: Any, scheduler_output: Any) -> Rows:
+    """
+    Return the layout of the step that *runner* has just executed.
+
+    Raises:
+        LayoutError: The rows do not add up to the scheduled tokens.
+    """
+    state = getattr(runner, "execute_model_state", None)
+    if state is not None and hasattr(state, "input_batch"):
+        rows = _rows_of_v2(state.input_batch)
+    else:
+        rows = _rows_of_v1(runner, scheduler_output)
+    expected = scheduler_output.num_scheduled_tokens
+    seen = dict(zip(rows.request_ids, rows.n_rows.tolist(), strict=True))
+    if seen != expected:
+        raise LayoutError(f"the scheduler asked for {expected}, the runner has {seen}")
+    return rows
+
+
+def _rows_of_v1(runner: Any, scheduler_output: Any) -> Rows:
+    batch = runner.input_batch
+    n_requests = batch.num_reqs
+    request_ids = tuple(batch.req_ids[:n_requests])
+    scheduled = scheduler_output.num_scheduled_tokens
+    n_rows = np.array([scheduled.get(i, 0) for i in request_ids], dtype=np.int64)
+    return Rows(
+        request_ids=request_ids,
+        n_rows=n_rows,
+        first_positions=batch.num_computed_tokens_cpu[:n_requests].astype(np.int64),
+        token_ids=runner.input_ids.gpu[: int(n_rows.sum())],
+    )
+
+
+def _rows_of_v2(batch: Any) -> Rows:
+    starts = batch.query_start_loc_np[: batch.num_reqs + 1].astype(np.int64)
+    return Rows(
+        request_ids=tuple(batch.req_ids[: batch.num_reqs]),
+        n_rows=np.diff(starts),
+        first_positions=batch.num_computed_tokens_np[: batch.num_reqs].astype(np.int64),
+        token_ids=batch.input_ids[: int(starts[-1])],
+    )

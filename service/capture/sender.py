@@ -1,0 +1,156 @@
+"""Carries the outbox to the daemon: connects, says hello, streams, starts over.
+
+Rule: nothing here runs on the engine's thread, and nothing here ends for good before
+`close`. A daemon that is absent, killed, stopped or slow costs a retry a second.
+"""
+
+import logging
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+
+import grpc
+
+from service.capture.messages import gap_message, step_message
+from service.capture.outbox import Entry, Outbox
+from service.capture.step import Step
+from service.rpc.innerwatch.v1 import innerwatch_pb2 as pb
+from service.rpc.innerwatch.v1 import innerwatch_pb2_grpc as pb_grpc
+
+_log = logging.getLogger("innerwatch.capture")
+
+_RETRY_SECONDS = 0.5
+_HELLO_TIMEOUT_SECONDS = 5.0
+_HEARTBEAT_SECONDS = 1.0
+_MAX_UNACKNOWLEDGED = 256
+_OPTIONS = [
+    ("grpc.max_send_message_length", -1),
+    ("grpc.max_receive_message_length", -1),
+    ("grpc.use_local_subchannel_pool", 1),
+    ("grpc.keepalive_time_ms", 10_000),
+    ("grpc.keepalive_timeout_ms", 5_000),
+]
+
+
+class Sender:
+    """
+    Owns the connection to the daemon.
+
+    Args:
+        outbox: What to send.
+
+        address: gRPC address of the daemon.
+
+        hello: Makes the `HelloRequest`; called once, here, because hashing the
+            model's weights takes a while.
+
+        on_hello: Gets each `HelloResponse`; raises to refuse it.
+
+        is_proven: Whether the tap wrote its rows when it was last tried.
+    """
+
+    def __init__(
+        self,
+        *,
+        outbox: Outbox,
+        address: str,
+        hello: Callable[[], pb.HelloRequest],
+        on_hello: Callable[[pb.HelloResponse], None],
+        is_proven: Callable[[], bool],
+    ) -> None:
+        self._outbox = outbox
+        self._address = address
+        self._make_hello = hello
+        self._on_hello = on_hello
+        self._is_proven = is_proven
+        self._closing = threading.Event()
+        self._last_problem = ""
+        self.is_connected = False
+        self._thread = threading.Thread(
+            target=self._run, name="innerwatch-sender", daemon=True
+        )
+
+    def start(self) -> None:
+        """Start the thread."""
+        self._thread.start()
+
+    def close(self, timeout_seconds: float = 2.0) -> None:
+        """Give what is unsent *timeout_seconds*, then stop."""
+        deadline = time.monotonic() + timeout_seconds
+        while self.is_connected and time.monotonic() < deadline:
+            if self._outbox.is_empty():
+                break
+            time.sleep(0.01)
+        self._closing.set()
+        self._thread.join(timeout_seconds)
+
+    def _run(self) -> None:
+        hello = self._make_hello()
+        while not self._closing.is_set():
+            try:
+                with grpc.insecure_channel(self._address, options=_OPTIONS) as channel:
+                    self._serve(pb_grpc.CaptureStub(channel), hello)
+            except grpc.RpcError as error:
+                self._report(_text_of(error))
+            except ValueError as error:
+                self._report(str(error))
+            finally:
+                self.is_connected = False
+                self._outbox.rewind()
+            self._closing.wait(_RETRY_SECONDS)
+
+    def _serve(self, stub: pb_grpc.CaptureStub, hello: pb.HelloRequest) -> None:
+        self._on_hello(stub.Hello(hello, timeout=_HELLO_TIMEOUT_SECONDS))
+        self._last_problem = ""
+        self.is_connected = True
+        _log.info("innerwatch: connected to the daemon at %s", self._address)
+        ended = threading.Event()
+        in_flight: deque[Entry | None] = deque()
+        try:
+            for answer in stub.Stream(self._requests(hello, in_flight, ended)):
+                if answer.refusal:
+                    self._report(f"the daemon refused a batch: {answer.refusal}")
+                # One answer for each request, in order; heartbeats hold no entry.
+                if in_flight and in_flight.popleft() is not None:
+                    self._outbox.acknowledge(1)
+        finally:
+            ended.set()
+
+    def _requests(
+        self,
+        hello: pb.HelloRequest,
+        in_flight: deque[Entry | None],
+        ended: threading.Event,
+    ) -> Iterator[pb.StreamRequest]:
+        last_step = 0
+        last_sent = 0.0
+        while not (ended.is_set() or self._closing.is_set()):
+            entry = self._outbox.next_entry(_MAX_UNACKNOWLEDGED, _HEARTBEAT_SECONDS)
+            request = pb.StreamRequest(engine=hello.engine, rank=hello.rank)
+            if isinstance(entry, Step):
+                last_step = entry.step
+                request.batch.CopyFrom(step_message(entry, tuple(hello.hook_points)))
+            elif entry is not None:
+                request.gap.CopyFrom(gap_message(entry))
+            else:
+                if time.monotonic() - last_sent < _HEARTBEAT_SECONDS:
+                    continue
+                request.heartbeat.step = last_step
+                request.heartbeat.sent_at = time.time()
+                request.heartbeat.is_proven = self._is_proven()
+            in_flight.append(entry)
+            last_sent = time.monotonic()
+            yield request
+
+    def _report(self, problem: str) -> None:
+        # Once a problem, not once a retry.
+        if problem != self._last_problem:
+            self._last_problem = problem
+            _log.warning("innerwatch: %s", problem)
+
+
+def _text_of(error: grpc.RpcError) -> str:
+    if isinstance(error, grpc.Call):
+        return f"daemon not reachable: {error.code().name}: {error.details()}"
+    return f"daemon not reachable: {error!r}"

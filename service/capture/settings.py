@@ -1,0 +1,143 @@
+"""What the plugin is asked to do: read from vLLM's `additional_config` and checked.
+
+Whatever shapes the model's graph (hook points, mode, columns, ABI) has to be in
+`additional_config`, because vLLM hashes that, and nothing of ours, into the key of
+its compile cache. A cached graph without the tap would load and stay silent.
+"""
+
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Literal
+
+ABI = 1
+"""Of the tap operators. Raise it when their signature or buffers change."""
+
+KEY = "innerwatch"
+"""Our entry in vLLM's `additional_config`."""
+
+_ENVIRONMENT = "INNERWATCH_"
+_HOOK_POINT = re.compile(r"blocks\.(\d+)\.hook_resid_post")
+
+Mode = Literal["pushdown", "activations"]
+
+
+class CaptureError(ValueError):
+    """The plugin cannot watch what it was asked to watch; the engine must not start."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CaptureSettings:
+    """
+    The plugin's settings.
+
+    Attributes:
+        hook_points: TransformerLens names, e.g. ``"blocks.15.hook_resid_post"``.
+
+        mode: ``"pushdown"`` sends columns, ``"activations"`` the activations.
+
+        k_max: Columns that a hook point has room for.
+
+        address: The daemon's gRPC address, ``unix:/path`` or ``host:port``.
+
+        buffer_mib: Memory that unsent batches may take before tokens are lost.
+
+        abi: Version of the tap that the graph was made for.
+    """
+
+    hook_points: tuple[str, ...]
+    mode: Mode = "pushdown"
+    k_max: int = 64
+    address: str = "unix:/run/innerwatch/innerwatch.sock"
+    buffer_mib: int = 256
+    abi: int = ABI
+
+    def __post_init__(self) -> None:
+        if not self.hook_points:
+            raise CaptureError(f"{KEY}.hook_points: expected at least one, got none")
+        for name in self.hook_points:
+            layer_of(name)
+        if len(set(self.hook_points)) != len(self.hook_points):
+            raise CaptureError(
+                f"{KEY}.hook_points: expected each once, got {list(self.hook_points)}"
+            )
+        if self.mode not in ("pushdown", "activations"):
+            raise CaptureError(
+                f"{KEY}.mode: expected 'pushdown' or 'activations', got {self.mode!r}"
+            )
+        if not (isinstance(self.k_max, int) and 1 <= self.k_max <= 4096):
+            raise CaptureError(f"{KEY}.k_max: expected 1 to 4096, got {self.k_max!r}")
+        if not (isinstance(self.buffer_mib, int) and self.buffer_mib >= 1):
+            raise CaptureError(
+                f"{KEY}.buffer_mib: expected at least 1, got {self.buffer_mib!r}"
+            )
+        if self.abi != ABI:
+            raise CaptureError(
+                f"{KEY}.abi: this plugin's tap has ABI {ABI}, the configuration was "
+                f"made for {self.abi}; leave abi out of additional_config"
+            )
+
+    def to_additional_config(self) -> dict[str, object]:
+        """Return the JSON-ready entry for vLLM's `additional_config`."""
+        return {**asdict(self), "hook_points": list(self.hook_points)}
+
+
+def layer_of(hook_point: str) -> int:
+    """
+    Return the index L of ``blocks.L.hook_resid_post``.
+
+    Raises:
+        CaptureError: *hook_point* is not one that the plugin can tap.
+    """
+    match = _HOOK_POINT.fullmatch(hook_point) if isinstance(hook_point, str) else None
+    if match is None:
+        raise CaptureError(
+            f"{KEY}.hook_points: expected names such as 'blocks.15.hook_resid_post', "
+            f"got {hook_point!r}"
+        )
+    return int(match.group(1))
+
+
+def settings_from(entry: object) -> CaptureSettings:
+    """
+    Check the `additional_config` entry *entry* and return it typed.
+
+    Raises:
+        CaptureError: A key is unknown or a value is not what it should be.
+    """
+    if not isinstance(entry, Mapping):
+        raise CaptureError(f"additional_config.{KEY}: expected a table, got {entry!r}")
+    known = set(CaptureSettings.__dataclass_fields__)
+    if unknown := sorted(set(entry) - known):
+        raise CaptureError(
+            f"{KEY}.{unknown[0]}: unknown key; expected one of {sorted(known)}"
+        )
+    hook_points = entry.get("hook_points", ())
+    if not isinstance(hook_points, list | tuple):
+        raise CaptureError(f"{KEY}.hook_points: expected a list, got {hook_points!r}")
+    return CaptureSettings(**{**entry, "hook_points": tuple(hook_points)})
+
+
+def settings_from_environment(
+    environment: Mapping[str, str] = os.environ,
+) -> dict[str, object]:
+    """
+    Return the settings that INNERWATCH_* variables give, unchecked.
+
+    ``INNERWATCH_HOOK_POINTS`` is a comma-separated list, and the one that arms.
+    """
+    entry: dict[str, object] = {}
+    if names := environment.get(_ENVIRONMENT + "HOOK_POINTS"):
+        entry["hook_points"] = [name.strip() for name in names.split(",")]
+    for key in ("mode", "address"):
+        if value := environment.get(_ENVIRONMENT + key.upper()):
+            entry[key] = value
+    for key in ("k_max", "buffer_mib"):
+        if value := environment.get(_ENVIRONMENT + key.upper()):
+            if not value.isdecimal():
+                raise CaptureError(
+                    f"{_ENVIRONMENT}{key.upper()}: expected a number, got {value!r}"
+                )
+            entry[key] = int(value)
+    return entry

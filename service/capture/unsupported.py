@@ -1,0 +1,55 @@
+"""vLLM modes that the tap cannot serve correctly: refused at start, by name."""
+
+from collections.abc import Callable
+from typing import Any
+
+from service.capture.settings import CaptureError
+
+_UNSUPPORTED: tuple[tuple[str, str, Callable[[Any], object]], ...] = (
+    (
+        "pipeline parallelism",
+        "one rank does not see every block",
+        lambda c: c.parallel_config.pipeline_parallel_size > 1,
+    ),
+    (
+        "speculative decoding",
+        "rejected draft tokens would be scored",
+        lambda c: c.speculative_config is not None,
+    ),
+    (
+        "dual-batch overlap",
+        "each half would overwrite the other's rows",
+        lambda c: getattr(c.parallel_config, "enable_dbo", False),
+    ),
+    (
+        "context parallelism",
+        "a rank sees a part of each sequence",
+        lambda c: getattr(c.parallel_config, "decode_context_parallel_size", 1) > 1
+        or getattr(c.parallel_config, "prefill_context_parallel_size", 1) > 1,
+    ),
+    (
+        "sequence parallelism",
+        "a rank sees a part of each step's rows",
+        lambda c: getattr(c.compilation_config.pass_config, "enable_sp", False),
+    ),
+    (
+        "KV-sharing fast prefill",
+        "some blocks skip most rows of a prompt",
+        lambda c: c.cache_config.kv_sharing_fast_prefill,
+    ),
+    (
+        "encoder-decoder models",
+        "two stacks of blocks answer to one name",
+        lambda c: c.model_config.is_encoder_decoder,
+    ),
+)
+
+
+def check_supported(vllm_config: Any) -> None:
+    """Raise `CaptureError`, naming the mode, if *vllm_config* has one of these."""
+    for name, reason, is_on in _UNSUPPORTED:
+        if is_on(vllm_config):
+            raise CaptureError(
+                f"innerwatch cannot watch a server with {name}: {reason}; turn it off, "
+                f"or start without innerwatch in additional_config"
+            )

@@ -1,0 +1,265 @@
+"""The plugin's part in one vLLM worker: what it does at load, warm-up and each step.
+
+Rule 1: at start a refusal is raised, and the server does not come up: an operator who
+asked for a monitor must not get a server without one.
+
+Rule 2: from the first request on nothing is raised into the engine. What goes wrong is
+a loss with a reason.
+
+Rule 3: the engine's thread never waits for the daemon or the network.
+"""
+
+import logging
+import time
+import uuid
+from typing import Any
+
+import torch
+
+from service.capture.bank import HostBank, host_bank
+from service.capture.hello import hello_request
+from service.capture.layers import check_layers, find_decoder_layers, install_tap
+from service.capture.outbox import Outbox
+from service.capture.rows import Rows, read_rows
+from service.capture.sender import Sender
+from service.capture.settings import CaptureError, CaptureSettings, layer_of
+from service.capture.snapshot import Snapshooter
+from service.capture.step import Step
+from service.capture.tap import TapBuffers
+from service.capture.unsupported import check_supported
+from service.rpc.innerwatch.v1 import innerwatch_pb2 as pb
+
+_log = logging.getLogger("innerwatch.capture")
+
+
+class CaptureWorker:
+    """Taps one vLLM worker's model and hands each step's rows to the sender."""
+
+    def __init__(self, worker: Any, settings: CaptureSettings) -> None:
+        check_supported(worker.vllm_config)
+        self._worker = worker
+        self._settings = settings
+        self._engine = uuid.uuid4().hex
+        self._outbox = Outbox(settings.buffer_mib << 20)
+        self._buffers: TapBuffers | None = None
+        self._snapshooter: Snapshooter | None = None
+        self._sender: Sender | None = None
+        self._pending: HostBank | None = None
+        self._digest = ""
+        self._width = 1
+        self._step = 0
+        self._facts: dict[str, tuple[int, int]] = {}
+        self._is_proven = False
+        self._is_reported = False
+
+    def after_load(self) -> None:
+        """
+        Install the taps, after vLLM's `load_model` and before it compiles.
+
+        Raises:
+            CaptureError: The model does not fit the settings.
+        """
+        config = self._worker.vllm_config
+        model_config = config.model_config
+        n_layers = model_config.get_total_num_hidden_layers()
+        hook_layers = [layer_of(name) for name in self._settings.hook_points]
+        check_layers(hook_layers, n_layers)
+        layers = find_decoder_layers(
+            self._worker.get_model(),
+            config.compilation_config.static_forward_context,
+            n_layers,
+        )
+        is_pushdown = self._settings.mode == "pushdown"
+        self._buffers = TapBuffers.allocate(
+            n_sites=len(hook_layers),
+            max_rows=_max_rows(config),
+            d_model=model_config.get_hidden_size(),
+            k_max=self._settings.k_max if is_pushdown else None,
+            device=next(layers[0].parameters()).device,
+        )
+        if not is_pushdown:
+            self._width = model_config.get_hidden_size()
+        for site, layer in enumerate(hook_layers):
+            install_tap(layers[layer], self._buffers, site)
+        self._snapshooter = Snapshooter(self._buffers)
+        _log.info("innerwatch: tapped %s", ", ".join(self._settings.hook_points))
+
+    def after_warm_up(self) -> None:
+        """
+        Prove that each tap writes, through the graph that will serve; then connect.
+
+        Raises:
+            CaptureError: A tap stayed silent, as one does that a compile cache made
+                without it, or that the compiler removed.
+        """
+        assert self._buffers is not None
+        self._buffers.poison(1)
+        self._worker.execute_dummy_batch()
+        if self._buffers.n_unwritten(1):
+            raise CaptureError(
+                f"the taps at {list(self._settings.hook_points)} wrote nothing in a "
+                f"trial step: the model runs a graph without them; clear vLLM's "
+                f"compile cache, or report this"
+            )
+        self._is_proven = True
+        if _tensor_parallel_rank() != 0:
+            return
+        self._sender = Sender(
+            outbox=self._outbox,
+            address=self._settings.address,
+            hello=lambda: hello_request(
+                self._worker.vllm_config, self._settings, self._engine
+            ),
+            on_hello=self._on_hello,
+            is_proven=lambda: self._is_proven,
+        )
+        self._sender.start()
+
+    def before_step(self, scheduler_output: Any) -> None:
+        """Put a waiting bank in place, and mark the rows to come as not written."""
+        if self._sender is None or self._buffers is None:
+            return
+        if (bank := self._pending) is not None:
+            self._pending = None
+            bank.write_to(self._buffers)
+            self._digest, self._width = bank.digest, bank.width
+        self._buffers.poison(scheduler_output.total_num_scheduled_tokens)
+
+    def after_step(self, scheduler_output: Any) -> None:
+        """Read the layout, now that it is right, and hand over a copy of the rows."""
+        if self._sender is None:
+            return
+        self._step += 1
+        finished = tuple(scheduler_output.finished_req_ids)
+        n = scheduler_output.total_num_scheduled_tokens
+        if n == 0 and not finished:
+            return
+        for request_id in finished:
+            self._facts.pop(request_id, None)
+        for new in scheduler_output.scheduled_new_reqs:
+            self._facts[new.req_id] = (new.num_computed_tokens, new.prompt_len)
+        self._capture(scheduler_output, finished, n)
+
+    def close(self) -> None:
+        """Send what is left, for a moment, and stop the sender."""
+        if self._sender is not None:
+            self._sender.close()
+
+    def _capture(self, scheduled: Any, finished: tuple[str, ...], n: int) -> None:
+        rows: Rows | None = None
+        reason = pb.LOSS_REASON_LAYOUT_UNREADABLE
+        step: dict[str, Any] = {
+            "step": self._step,
+            "bank_digest": self._digest,
+            "captured_at": time.time(),
+            "n_rows_expected": n,
+            "finished": finished,
+            "preempted": tuple(scheduled.preempted_req_ids or ()),
+        }
+        if n == 0:
+            self._outbox.put(Step(rows=None, **step))
+            return
+        try:
+            rows = read_rows(self._worker.model_runner, scheduled)
+            if (reason := self._reason_to_drop(n)) is None:
+                assert self._snapshooter is not None
+                taken = self._snapshooter.take(rows.token_ids, self._width)
+                facts = tuple(self._facts.get(i, (0, 0)) for i in rows.request_ids)
+                self._outbox.put(
+                    Step(
+                        rows=rows,
+                        facts=facts,
+                        values=taken.values,
+                        squared_norms=taken.squared_norms,
+                        token_ids=taken.token_ids,
+                        copied=taken.copied,
+                        **step,
+                    )
+                )
+                return
+        # Serving is never harmed: whatever a vLLM that we have not seen does to us
+        # here, the step's tokens are counted as lost and the engine goes on.
+        except Exception:
+            reason = pb.LOSS_REASON_LAYOUT_UNREADABLE
+            if not self._is_reported:
+                self._is_reported = True
+                _log.exception("innerwatch: the rows of a step could not be read")
+        self._outbox.lose(Step(rows=rows, **step), reason)
+
+    def _reason_to_drop(self, n_rows: int) -> "pb.LossReason | None":
+        assert self._sender is not None
+        if self._settings.mode == "pushdown" and not self._digest:
+            if self._sender.is_connected:
+                return pb.LOSS_REASON_NO_BANK
+            return pb.LOSS_REASON_DISCONNECTED
+        n_bytes = 4 * n_rows * (len(self._settings.hook_points) * self._width + 2)
+        if self._outbox.has_room(n_bytes):
+            return None
+        if self._sender.is_connected:
+            return pb.LOSS_REASON_BUFFER_FULL
+        return pb.LOSS_REASON_DISCONNECTED
+
+    def _on_hello(self, answer: pb.HelloResponse) -> None:
+        # On the sender's thread: only leaves the bank for the next step to take.
+        if self._settings.mode != "pushdown":
+            return
+        if answer.bank.digest == self._digest:
+            return
+        self._pending = host_bank(
+            answer.bank.digest,
+            list(answer.bank.slices),
+            hook_points=self._settings.hook_points,
+            k_max=self._settings.k_max,
+            d_model=self._worker.vllm_config.model_config.get_hidden_size(),
+        )
+
+
+def _max_rows(config: Any) -> int:
+    """Rows of the largest step, CUDA graph padding included."""
+    padded = config.compilation_config.max_cudagraph_capture_size or 0
+    return int(max(config.scheduler_config.max_num_batched_tokens, padded))
+
+
+def _tensor_parallel_rank() -> int:
+    from vllm.distributed import get_tensor_model_parallel_rank
+
+    return int(get_tensor_model_parallel_rank())
+
+
+def wrap_worker(worker: Any, settings: CaptureSettings) -> None:
+    """
+    Make *worker*, a vLLM Worker just constructed, capture. No class is changed.
+
+    Raises:
+        CaptureError: The engine's configuration holds a mode that the tap cannot
+            serve correctly.
+    """
+    capture = CaptureWorker(worker, settings)
+    load, warm_up = worker.load_model, worker.compile_or_warm_up_model
+    execute, shutdown = worker.execute_model, worker.shutdown
+
+    def load_model(*args: Any, **kwargs: Any) -> Any:
+        result = load(*args, **kwargs)
+        capture.after_load()
+        return result
+
+    def compile_or_warm_up_model() -> Any:
+        result = warm_up()
+        capture.after_warm_up()
+        return result
+
+    @torch.inference_mode()
+    def execute_model(scheduler_output: Any) -> Any:
+        capture.before_step(scheduler_output)
+        result = execute(scheduler_output)
+        capture.after_step(scheduler_output)
+        return result
+
+    def shut_down() -> Any:
+        capture.close()
+        return shutdown()
+
+    worker.load_model = load_model
+    worker.compile_or_warm_up_model = compile_or_warm_up_model
+    worker.execute_model = execute_model
+    worker.shutdown = shut_down

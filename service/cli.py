@@ -1,0 +1,66 @@
+"""The command ``innerwatch``: one subcommand a module of `service.commands`."""
+
+import argparse
+import importlib
+import importlib.util
+import sys
+from collections.abc import Sequence
+from typing import Protocol
+
+COMMANDS = ("serve", "check", "status", "flags", "collect", "fit", "demo")
+"""In the order of the help. Those that are not installed are left out."""
+
+
+class UsageError(ValueError):
+    """The operator's to mend; one line."""
+
+
+class Command(Protocol):
+    """
+    What a module of `service.commands` offers.
+
+    Modules import nothing heavy at their top: every one of them is imported for
+    every command. What they need they import in `run`.
+    """
+
+    def add_parser(
+        self, subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
+    ) -> None:
+        """Add a parser, with ``set_defaults(run=run)``."""
+        ...
+
+    def run(self, args: argparse.Namespace) -> int:
+        """
+        Do it; return the exit status.
+
+        A `ValueError` (every error of ours whose fault is the operator's or an
+        artifact's is one) or an `OSError` becomes one line and status 2; a
+        `RuntimeError`, something that did not work out, one line and status 1.
+        """
+        ...
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one subcommand; return its exit status."""
+    parser = argparse.ArgumentParser(
+        prog="innerwatch",
+        description="Watches the inside of a model while vLLM serves.",
+    )
+    subparsers = parser.add_subparsers(required=True, metavar="command")
+    for name in COMMANDS:
+        if importlib.util.find_spec(f"service.commands.{name}"):
+            importlib.import_module(f"service.commands.{name}").add_parser(subparsers)
+    args = parser.parse_args(argv)
+    try:
+        return int(args.run(args))
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:
+        return 0
+    except (ValueError, OSError, RuntimeError) as error:
+        print(f"innerwatch: {' '.join(str(error).split())}", file=sys.stderr)
+        return 1 if isinstance(error, RuntimeError) else 2
+
+
+if __name__ == "__main__":
+    sys.exit(main())

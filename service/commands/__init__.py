@@ -1,0 +1,1 @@
+"""The subcommands of ``innerwatch``: each has ``add_parser`` and ``run``."""

@@ -1,0 +1,71 @@
+"""``innerwatch check``: load and validate everything, serve nothing."""
+
+import argparse
+import json
+from pathlib import Path
+
+from service.commands.serve import DEFAULT_CONFIG
+
+
+def add_parser(
+    subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]",
+) -> None:
+    """Add ``check``."""
+    parser = subparsers.add_parser("check", help="check a configuration, serve nothing")
+    parser.add_argument("--config", type=Path, default=DEFAULT_CONFIG)
+    parser.add_argument("--json", action="store_true", help="for machines")
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Check; 0 if ``serve`` would start now. Leaves nothing behind it."""
+    import tempfile
+
+    from prometheus_client import CollectorRegistry
+
+    from probes.bank import ProjectionBank
+    from probes.bundle import load_bundle
+    from service.address import parse_address
+    from service.config import load_config
+    from service.daemon.audit.store import AuditError
+    from service.daemon.exporter import Exporter
+    from service.daemon.server import check_free
+
+    config = load_config(args.config)
+    bundle = load_bundle(config.bundle_path)
+    bank = ProjectionBank.compile(bundle.detectors)
+    folder = config.audit_path
+    while not folder.exists() and folder != folder.parent:
+        folder = folder.parent
+    try:
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise AuditError(
+            f"audit directory {config.audit_path}: expected a writable directory: "
+            f"{error.strerror}"
+        ) from error
+    check_free(parse_address(config.daemon.listen))
+    metrics = config.metrics
+    Exporter(metrics.host, metrics.port, CollectorRegistry(), str).close()
+    facts = {
+        "config": str(args.config),
+        "bundle": bundle.name,
+        "version": bundle.version,
+        "digest": bundle.digest,
+        "model": bundle.identity.model,
+        "detectors": {
+            d.name: bundle.calibrations[d.name].threshold for d in bundle.detectors
+        },
+        "columns": {h: bank.n_columns(h) for h in bank.hook_points},
+    }
+    if args.json:
+        print(json.dumps(facts))
+    else:
+        print(f"{args.config}: fine")
+        print(f"bundle    {bundle.name} {bundle.version}, {bundle.digest[:12]}")
+        print(f"model     {bundle.identity.model}")
+        for detector in bundle.detectors:
+            threshold = bundle.calibrations[detector.name].threshold
+            print(f"detector  {detector.name}, flags above {threshold:g}")
+    return 0

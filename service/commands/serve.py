@@ -1,0 +1,31 @@
+"""``innerwatch serve``: run the daemon until it is told to stop."""
+
+import argparse
+import logging
+from pathlib import Path
+
+DEFAULT_CONFIG = Path("/etc/innerwatch/monitor.toml")
+
+
+def add_parser(
+    subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]",
+) -> None:
+    """Add ``serve``."""
+    parser = subparsers.add_parser("serve", help="run the daemon")
+    parser.add_argument("--config", type=Path, default=DEFAULT_CONFIG)
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    """
+    Serve; 0 after SIGTERM or SIGINT, 1 when the record could not be kept.
+    """
+    from service.config import load_config
+    from service.daemon.app import Daemon
+
+    logging.basicConfig(
+        level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
+    )
+    daemon = Daemon(load_config(args.config))
+    daemon.start()
+    return daemon.wait()

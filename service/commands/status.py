@@ -1,0 +1,53 @@
+"""``innerwatch status``: what a running daemon watches and what it missed."""
+
+import argparse
+
+from service.commands.client import TIMEOUT_SECONDS, add_address, connect
+
+
+def add_parser(
+    subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]",
+) -> None:
+    """Add ``status``."""
+    parser = subparsers.add_parser("status", help="ask a running daemon how it is")
+    add_address(parser)
+    parser.add_argument("--json", action="store_true", help="for machines")
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Print the status; 0 if every token is scored, 1 if not or nobody connected."""
+    from google.protobuf.json_format import MessageToJson
+
+    from service.rpc.innerwatch.v1 import innerwatch_pb2 as pb
+    from service.rpc.innerwatch.v1 import innerwatch_pb2_grpc as rpc
+
+    with connect(args.address) as channel:
+        status = rpc.ControlStub(channel).Status(
+            pb.StatusRequest(), timeout=TIMEOUT_SECONDS
+        )
+    if args.json:
+        print(
+            MessageToJson(
+                status,
+                preserving_proto_field_name=True,
+                always_print_fields_with_no_presence=True,
+                indent=None,
+            )
+        )
+    else:
+        print(f"{status.state}: {status.reason}")
+        print(f"bundle    {status.bundle_name} {status.bundle_digest[:12]}")
+        print(
+            f"tokens    {status.n_tokens_scored} scored "
+            f"of {status.n_tokens_expected} expected"
+        )
+        _print_counts("lost", status.n_tokens_lost)
+        _print_counts("requests", status.n_requests)
+        _print_counts("flags", status.n_flags)
+    return 0 if status.state == "watching" else 1
+
+
+def _print_counts(title: str, counts: dict[str, int]) -> None:
+    parts = [f"{name} {n}" for name, n in sorted(counts.items()) if n]
+    print(f"{title:9} {', '.join(parts) or '0'}")

@@ -1,0 +1,206 @@
+"""The configuration file: TOML to frozen dataclasses, and nothing unknown."""
+
+import tomllib
+from collections.abc import Callable
+from dataclasses import MISSING, dataclass, field, fields
+from pathlib import Path
+from typing import Any, TypeVar
+
+from service.address import parse_address
+
+_T = TypeVar("_T")
+
+
+class ConfigError(ValueError):
+    """
+    The configuration cannot be used: the operator's to mend.
+
+    One line: file, key, what was expected, what was found. Nothing was started.
+    """
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DaemonConfig:
+    """[daemon]: where engines and operators reach it."""
+
+    listen: str = "unix:/run/innerwatch/innerwatch.sock"
+    """``unix:/path`` or ``host:port``; the socket gets mode 0600."""
+
+    allow_insecure_tcp: bool = False
+    """Whether *listen* may be reachable from other machines, in the clear."""
+
+    shutdown_seconds: float = field(default=5.0, metadata={"above": 0})
+    """How long a stop waits for what was received to be scored and stored."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MetricsConfig:
+    """[metrics]: where Prometheus scrapes."""
+
+    host: str = "127.0.0.1"
+    """Address that /metrics and /healthz listen on."""
+
+    port: int = field(default=9464, metadata={"least": 0, "most": 65535})
+    """Its port; 0 takes a free one."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DetectorsConfig:
+    """[detectors]: what is watched for."""
+
+    bundle: str = "/etc/innerwatch/bundle"
+    """Folder of the detector bundle. Relative to the configuration file."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AuditConfig:
+    """[audit]: the record."""
+
+    directory: str = "/var/lib/innerwatch/audit"
+    """Folder of the record, made if absent. Relative to the configuration file."""
+
+    token_ids: str = field(
+        default="hash", metadata={"choices": ("ids", "hash", "none")}
+    )
+    """What is kept of a flagged request's tokens: the ids, their SHA-256, nothing."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class IngestConfig:
+    """[ingest]: how much is held in memory, and when silence is blindness."""
+
+    queue_batches: int = field(default=4096, metadata={"least": 1})
+    """Batches that wait to be scored. When full, senders are made to wait."""
+
+    drain_batches: int = field(default=256, metadata={"least": 1})
+    """Most batches in one transaction of the record."""
+
+    max_live_requests: int = field(default=16384, metadata={"least": 1})
+    """Live requests; beyond them the oldest are finished as they are."""
+
+    max_positions: int = field(default=1048576, metadata={"least": 1})
+    """Longest sequence that is believed, in tokens."""
+
+    max_idle_steps: int = field(default=100000, metadata={"least": 1})
+    """A request that no step mentioned for so long is finished as it is."""
+
+    blind_after_seconds: float = field(default=5.0, metadata={"above": 0})
+    """Silence of a connected engine for so long is blindness."""
+
+    reconnect_grace_seconds: float = field(default=30.0, metadata={"above": 0})
+    """How long an engine's requests wait for it to connect again."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Config:
+    """The whole file, a section a field."""
+
+    daemon: DaemonConfig = field(default_factory=DaemonConfig)
+    metrics: MetricsConfig = field(default_factory=MetricsConfig)
+    detectors: DetectorsConfig = field(default_factory=DetectorsConfig)
+    audit: AuditConfig = field(default_factory=AuditConfig)
+    ingest: IngestConfig = field(default_factory=IngestConfig)
+    folder: Path = Path()
+    """Where the file lies; not a key. Relative paths start here."""
+
+    @property
+    def bundle_path(self) -> Path:
+        """The detector bundle's folder."""
+        return self.folder / self.detectors.bundle
+
+    @property
+    def audit_path(self) -> Path:
+        """The record's folder."""
+        return self.folder / self.audit.directory
+
+
+SECTIONS: dict[str, type] = {
+    "daemon": DaemonConfig,
+    "metrics": MetricsConfig,
+    "detectors": DetectorsConfig,
+    "audit": AuditConfig,
+    "ingest": IngestConfig,
+}
+"""Every section of the file and the record it becomes."""
+
+
+def load_config(path: Path) -> Config:
+    """
+    Read *path*.
+
+    Raises:
+        ConfigError: It cannot be read, is not TOML, or has a key or a value that is
+            not expected.
+    """
+    try:
+        text = path.read_bytes().decode()
+        document = tomllib.loads(text)
+    except OSError as error:
+        raise ConfigError(f"{path}: {error.strerror}") from error
+    except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise ConfigError(f"{path}: not TOML: {error}") from error
+    _refuse_unknown(document, SECTIONS, f"{path}: ", "section")
+    sections: dict[str, Any] = {
+        name: _section(cls, document.get(name, {}), f"{path}: {name}")
+        for name, cls in SECTIONS.items()
+    }
+    config = Config(folder=path.resolve().parent, **sections)
+    _check_listen(config.daemon, f"{path}: daemon.listen")
+    return config
+
+
+def _section(cls: type[_T], table: object, where: str) -> _T:
+    if not isinstance(table, dict):
+        raise ConfigError(f"{where}: expected a section, got {table!r}")
+    known = {f.name: f for f in fields(cls)}  # type: ignore[arg-type]
+    _refuse_unknown(table, known, f"{where}.", "key")
+    values: dict[str, Any] = {}
+    for key, value in table.items():
+        default = known[key].default
+        assert default is not MISSING, "every key has a default"
+        values[key] = _typed(value, type(default), f"{where}.{key}")
+        _check_range(values[key], known[key].metadata, f"{where}.{key}")
+    return cls(**values)
+
+
+def _typed(value: object, kind: type, where: str) -> object:
+    if kind is float and type(value) is int:
+        return float(value)
+    if type(value) is not kind:  # bool is an int to isinstance
+        raise ConfigError(f"{where}: expected {kind.__name__}, got {value!r}")
+    return value
+
+
+def _check_range(value: Any, limits: Any, where: str) -> None:
+    tests: dict[str, tuple[str, Callable[[Any], bool]]] = {
+        "least": ("at least", lambda limit: value >= limit),
+        "most": ("at most", lambda limit: value <= limit),
+        "above": ("more than", lambda limit: limit < value < float("inf")),
+        "choices": ("one of", lambda limit: value in limit),
+    }
+    for name, limit in limits.items():
+        words, is_fine = tests[name]
+        if not is_fine(limit):
+            raise ConfigError(f"{where}: expected {words} {limit}, got {value!r}")
+
+
+def _refuse_unknown(
+    table: dict[str, Any], known: dict[str, Any], where: str, what: str
+) -> None:
+    for key in table:
+        if key not in known:
+            raise ConfigError(
+                f"{where}{key}: unknown {what}, expected one of {', '.join(known)}"
+            )
+
+
+def _check_listen(daemon: DaemonConfig, where: str) -> None:
+    try:
+        address = parse_address(daemon.listen)
+    except ValueError as error:
+        raise ConfigError(f"{where}: {error}") from error
+    if not (address.is_loopback or daemon.allow_insecure_tcp):
+        raise ConfigError(
+            f"{where}: expected a unix socket or a loopback address unless "
+            f"daemon.allow_insecure_tcp is true, got {daemon.listen!r}"
+        )

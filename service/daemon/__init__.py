@@ -1,0 +1,1 @@
+"""The sidecar: one process that scores, records and answers."""

@@ -1,0 +1,208 @@
+"""Starts the daemon's parts in order, waits, and stops them."""
+
+# The order is the order of dependence: a step may use what the steps above it
+# made. Teardown runs every step, whatever the others raised. SIGKILL at any moment
+# must lose nothing that was acknowledged, so teardown is a courtesy.
+
+import logging
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable
+from contextlib import ExitStack
+from importlib import metadata
+
+from prometheus_client import CollectorRegistry, disable_created_metrics
+
+from monitor.core import Monitor
+from probes.bank import ProjectionBank
+from probes.bundle import Bundle, load_bundle
+from service.address import parse_address
+from service.config import Config
+from service.daemon.audit.reader import AuditReader
+from service.daemon.audit.store import AuditStore
+from service.daemon.capture_rpc import CaptureRPC
+from service.daemon.exporter import Exporter
+from service.daemon.ingest import Ingest
+from service.daemon.metrics import Metrics
+from service.daemon.operator_rpc import AuditRPC, ControlRPC
+from service.daemon.server import Server
+from service.daemon.state import State
+
+_STREAM_GRACE_SECONDS = 0.5  # All acknowledgements are out before this begins.
+
+log = logging.getLogger("innerwatch")
+
+
+class Daemon:
+    """
+    One run, from a configuration to an exit status.
+
+    Every step of `STARTUP` may raise `ConfigError`, `ArtifactError`, `AuditError`
+    or `ListenError`: the operator's to mend, and nothing is left running.
+    """
+
+    bundle: Bundle
+    bank: ProjectionBank
+    store: AuditStore
+    registry: CollectorRegistry
+    metrics: Metrics
+    exporter: Exporter
+    ingest: Ingest
+    server: Server
+
+    def __init__(self, config: Config) -> None:
+        self.config = config
+        self._is_over = threading.Event()
+
+    def start(self) -> None:
+        """Run every step of `STARTUP`; on an error, undo those that were run."""
+        undo = {
+            Daemon.open_audit: Daemon.close_audit,
+            Daemon.open_metrics: Daemon.stop_metrics,
+            Daemon.start_ingest: Daemon.drain_ingest,
+            Daemon.open_server: Daemon.stop_server,
+        }
+        with ExitStack() as done:
+            for step in STARTUP:
+                step(self)
+                if step in undo:
+                    done.callback(undo[step], self)
+            done.pop_all()
+
+    def wait(self) -> int:
+        """Wait for SIGTERM, SIGINT or a failure; return the exit status."""
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, lambda *_: self._is_over.set())
+        self._is_over.wait()
+        failure = self.ingest.failure
+        with ExitStack() as steps:
+            for step in reversed(TEARDOWN):
+                steps.callback(step, self)
+        if failure:
+            log.error("stopped: %s", failure)
+            return 1
+        return 0
+
+    def load_detectors(self) -> None:
+        self.bundle = load_bundle(self.config.bundle_path)
+        self.bank = ProjectionBank.compile(self.bundle.detectors)
+
+    def open_audit(self) -> None:
+        os.umask(0o077)  # The record and the socket are their owner's.
+        self.store = AuditStore.open(
+            self.config.audit_path,
+            token_ids=self.config.audit.token_ids,
+            model=self.bundle.identity.model,
+            bundle_digest=self.bundle.digest,
+        )
+
+    def open_metrics(self) -> None:
+        disable_created_metrics()  # Two series for each counter, for nobody.
+        self.registry = CollectorRegistry()
+        self.metrics = Metrics(self.registry, self.bundle, version=version())
+        self.exporter = Exporter(
+            self.config.metrics.host,
+            self.config.metrics.port,
+            self.registry,
+            self._health,
+        )
+
+    def make_ingest(self) -> None:
+        limits = self.config.ingest
+        monitor = Monitor(
+            self.bank,
+            self.bundle.detectors,
+            self.bundle.calibrations,
+            max_live_requests=limits.max_live_requests,
+            max_positions=limits.max_positions,
+        )
+        self.ingest = Ingest(
+            monitor=monitor,
+            store=self.store,
+            metrics=self.metrics,
+            config=limits,
+            on_state=self._on_state,
+            on_exit=self._is_over.set,
+        )
+
+    def open_server(self) -> None:
+        self.server = Server(
+            parse_address(self.config.daemon.listen),
+            CaptureRPC(self.bundle, self.bank, self.ingest),
+            ControlRPC(self.bundle, self.ingest),
+            AuditRPC(AuditReader(self.config.audit_path)),
+        )
+
+    def begin_record(self) -> None:
+        # Not before every port is ours: a start that failed was no start.
+        gap = self.store.begin(time.time())
+        if gap is not None:
+            self.metrics.count_gap(gap.reason)
+            seconds = gap.ended_at - gap.began_at
+            log.warning(
+                "the last run did not stop: nothing was seen for %.0f s", seconds
+            )
+
+    def start_ingest(self) -> None:
+        self.ingest.start()
+
+    def start_exporter(self) -> None:
+        self.exporter.start()
+
+    def start_server(self) -> None:
+        self.server.start()
+        log.info("ready: %s, %s", self._listening(), self.exporter.url)
+
+    def drain_ingest(self) -> None:
+        if not self.ingest.stop(self.config.daemon.shutdown_seconds):
+            log.warning("stopped before everything received was scored")
+
+    def stop_server(self) -> None:
+        self.server.stop(_STREAM_GRACE_SECONDS)
+
+    def close_audit(self) -> None:
+        self.store.close()
+
+    def stop_metrics(self) -> None:
+        self.exporter.close()
+
+    def _listening(self) -> str:
+        address = parse_address(self.config.daemon.listen)
+        return address.target if address.path else f"{address.host}:{self.server.port}"
+
+    def _health(self) -> str:
+        state = self.ingest.snapshot.state
+        return f"{state.name.value}: {state.reason}"
+
+    def _on_state(self, state: State) -> None:
+        self.server.set_state(state)
+
+
+STARTUP: tuple[Callable[[Daemon], None], ...] = (
+    Daemon.load_detectors,
+    Daemon.open_audit,
+    Daemon.open_metrics,
+    Daemon.make_ingest,
+    Daemon.open_server,
+    Daemon.begin_record,
+    Daemon.start_ingest,
+    Daemon.start_exporter,
+    Daemon.start_server,
+)
+
+TEARDOWN: tuple[Callable[[Daemon], None], ...] = (
+    Daemon.drain_ingest,
+    Daemon.stop_server,
+    Daemon.close_audit,
+    Daemon.stop_metrics,
+)
+
+
+def version() -> str:
+    """Return the installed distribution's version, or "0+unknown" in a checkout."""
+    try:
+        return metadata.version("innerwatch")
+    except metadata.PackageNotFoundError:
+        return "0+unknown"

@@ -1,0 +1,1 @@
+"""The record: what was flagged, what was seen, and what was missed."""

@@ -1,0 +1,162 @@
+"""The engines' side of the wire: Hello and Stream. Converts and enqueues."""
+
+import threading
+from collections.abc import Iterator
+from queue import SimpleQueue
+
+import grpc
+
+from probes.bank import ProjectionBank
+from probes.bundle import Bundle
+from service.daemon.hello import MalformedHello, UnfitEngine, check_hello
+from service.daemon.ingest import Ingest
+from service.daemon.items import (
+    BatchItem,
+    GapItem,
+    HeartbeatItem,
+    HelloItem,
+    Item,
+    Outbox,
+    StreamEnd,
+    StreamStart,
+)
+from service.daemon.refusals import gap_of_batch_message, gap_of_gap_message
+from service.daemon.sessions import Session, Sessions, keep_what_is_read
+from service.rpc.innerwatch.v1 import innerwatch_pb2 as pb
+from service.rpc.innerwatch.v1 import innerwatch_pb2_grpc as rpc
+from service.wire import (
+    WireError,
+    bank_to_proto,
+    batch_from_proto,
+    gap_from_proto,
+    n_rows_of,
+)
+
+
+class CaptureRPC(rpc.CaptureServicer):
+    """
+    Answers engines. Any thread; the ingest queue is the only thing it changes.
+    """
+
+    def __init__(self, bundle: Bundle, bank: ProjectionBank, ingest: Ingest) -> None:
+        self._bundle = bundle
+        self._bank = bank
+        self._ingest = ingest
+        self._bank_message = bank_to_proto(bank)
+        self._sessions = Sessions()
+
+    def Hello(  # noqa: N802 - gRPC's name
+        self, request: pb.HelloRequest, context: grpc.ServicerContext
+    ) -> pb.HelloResponse:
+        """Accept an engine and hand out the bank, or say in one line why not."""
+        try:
+            check_hello(request, self._bundle, self._bank)
+        except MalformedHello as error:
+            self._refuse(request.engine, str(error))
+            context.abort(grpc.StatusCode.INVALID_ARGUMENT, str(error))
+        except UnfitEngine as error:
+            self._refuse(request.engine, str(error))
+            context.abort(grpc.StatusCode.FAILED_PRECONDITION, str(error))
+        self._sessions.accept(request)
+        detail = (
+            f"{request.served_model_name or request.identity.model}, "
+            f"vLLM {request.vllm_version}, runner {request.model_runner}, "
+            f"rank {request.rank}, {pb.CaptureMode.Name(request.mode)}"
+        )
+        self._ingest.put(HelloItem(engine=request.engine, detail=detail))
+        is_pushdown = request.mode == pb.CAPTURE_MODE_PUSHDOWN
+        return pb.HelloResponse(
+            bank=self._bank_message if is_pushdown else None,
+            bundle_digest=self._bundle.digest,
+        )
+
+    def Stream(  # noqa: N802 - gRPC's name
+        self,
+        request_iterator: Iterator[pb.StreamRequest],
+        context: grpc.ServicerContext,
+    ) -> Iterator[pb.StreamResponse]:
+        """Take batches in; give acknowledgements out, in order."""
+        outbox: Outbox = SimpleQueue()
+        context.add_callback(lambda: outbox.put(None))
+        problem: list[str] = []
+        threading.Thread(
+            target=self._read,
+            args=(request_iterator, outbox, problem),
+            name="stream",
+            daemon=True,
+        ).start()
+        while (answer := outbox.get()) is not None:
+            yield answer
+        if problem:
+            context.abort(grpc.StatusCode.FAILED_PRECONDITION, problem[0])
+
+    def _read(
+        self,
+        requests: Iterator[pb.StreamRequest],
+        outbox: Outbox,
+        problem: list[str],
+    ) -> None:
+        engine = ""
+        try:
+            for request in requests:
+                session = self._sessions.of(request.engine)
+                if session is None or request.engine != (engine or request.engine):
+                    problem.append(
+                        f"engine: expected one that said Hello, got {request.engine!r}"
+                    )
+                    return
+                if not engine:
+                    engine = request.engine
+                    self._ingest.put(StreamStart(engine=engine))
+                item = item_of(request, session, self._bank, outbox)
+                if not self._ingest.put(item):
+                    return
+        except grpc.RpcError:
+            return  # The peer is gone; StreamEnd below is what it means.
+        finally:
+            self._ingest.put(StreamEnd(engine=engine, outbox=outbox))
+
+    def _refuse(self, engine: str, reason: str) -> None:
+        refused = HelloItem(engine=engine, detail="", refusal=reason)
+        self._ingest.put(refused)
+
+
+def item_of(
+    request: pb.StreamRequest, session: Session, bank: ProjectionBank, outbox: Outbox
+) -> Item:
+    """
+    Convert a message to what the ingest thread takes.
+
+    A malformed one becomes a `GapItem` with a problem, so that its tokens count.
+    """
+    engine, rank = request.engine, request.rank
+    kind = request.WhichOneof("payload")
+    if kind == "heartbeat":
+        is_proven = request.heartbeat.is_proven
+        return HeartbeatItem(engine=engine, is_proven=is_proven, outbox=outbox)
+    problem = "payload: expected batch, gap or heartbeat, got none"
+    try:
+        if kind == "gap":
+            gap = gap_from_proto(request.gap, engine=engine, rank=rank)
+            return GapItem(gap=gap, outbox=outbox)
+        if kind == "batch":
+            message = request.batch
+            batch = batch_from_proto(
+                message,
+                engine=engine,
+                rank=rank,
+                holds_activations=session.holds_activations,
+            )
+            return BatchItem(
+                batch=keep_what_is_read(batch, session, bank),
+                n_missing=max(0, message.n_rows_expected - n_rows_of(message)),
+                captured_at=message.captured_at,
+                outbox=outbox,
+            )
+    except WireError as error:
+        problem = str(error)
+    if kind == "gap":
+        gap = gap_of_gap_message(request.gap, engine=engine, rank=rank)
+    else:
+        gap = gap_of_batch_message(request.batch, engine=engine, rank=rank)
+    return GapItem(gap=gap, outbox=outbox, problem=problem)

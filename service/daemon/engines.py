@@ -1,0 +1,85 @@
+"""Which engines are connected, and when each was last heard of."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+
+@dataclass(slots=True)
+class _Engine:
+    last_heard: float
+    n_streams: int = 0
+    last_step: int = 0
+    is_proven: bool = True
+
+
+class Engines:
+    """
+    Kept by the ingest thread. Times are of one clock that never goes back.
+
+    An engine without a stream is remembered until it is taken by `take_gone`.
+    """
+
+    def __init__(self) -> None:
+        self._engines: dict[str, _Engine] = {}
+        self.has_ever_connected = False
+
+    @property
+    def n_connected(self) -> int:
+        """Engines with an open stream."""
+        return sum(engine.n_streams > 0 for engine in self._engines.values())
+
+    @property
+    def is_proven(self) -> bool:
+        """Whether every connected engine's tap wrote its rows when last tried."""
+        return all(e.is_proven for e in self._engines.values() if e.n_streams)
+
+    @property
+    def last_steps(self) -> Mapping[str, int]:
+        """The last step of each engine."""
+        return {name: engine.last_step for name, engine in self._engines.items()}
+
+    def hear(
+        self,
+        name: str,
+        now: float,
+        *,
+        step: int | None = None,
+        is_proven: bool | None = None,
+    ) -> None:
+        """Note a message of an engine."""
+        engine = self._engines.setdefault(name, _Engine(now))
+        engine.last_heard = now
+        if step is not None:
+            engine.last_step = max(step, engine.last_step)
+        if is_proven is not None:
+            engine.is_proven = is_proven
+
+    def connect(self, name: str, now: float) -> None:
+        """Note that an engine opened a stream."""
+        self.hear(name, now)
+        self._engines[name].n_streams += 1
+        self.has_ever_connected = True
+
+    def disconnect(self, name: str, now: float) -> None:
+        """Note that a stream of an engine ended."""
+        self.hear(name, now)
+        self._engines[name].n_streams -= 1
+
+    def silent_seconds(self, now: float) -> dict[str, float]:
+        """Return, by connected engine, the time since it was last heard of."""
+        return {
+            name: now - engine.last_heard
+            for name, engine in self._engines.items()
+            if engine.n_streams
+        }
+
+    def take_gone(self, heard_before: float) -> list[str]:
+        """Forget and return the engines without a stream, last heard before then."""
+        gone = [
+            name
+            for name, engine in self._engines.items()
+            if not engine.n_streams and engine.last_heard < heard_before
+        ]
+        for name in gone:
+            del self._engines[name]
+        return gone

@@ -1,0 +1,55 @@
+"""Decides whether an engine may be watched with a bundle. Pure."""
+
+from probes.bank import ProjectionBank
+from probes.bundle import Bundle, check_identity
+from probes.errors import ArtifactError
+from probes.identity import ModelIdentity
+from service.rpc.innerwatch.v1 import innerwatch_pb2 as pb
+from service.wire import MAX_NAME, identity_from_proto
+
+
+class MalformedHello(ValueError):  # noqa: N818 - the noun an operator reads
+    """The sender's fault: a Hello that no bundle could accept. One line."""
+
+
+class UnfitEngine(ValueError):  # noqa: N818
+    """This engine cannot be watched with this bundle. One line."""
+
+
+def check_hello(request: pb.HelloRequest, bundle: Bundle, bank: ProjectionBank) -> None:
+    """
+    Raise unless *request* is of the model and the hook points of *bundle*.
+
+    Raises:
+        MalformedHello: A field is missing or makes no sense.
+        UnfitEngine: Another model, or a hook point or room for columns is missing.
+    """
+    if not 0 < len(request.engine) <= MAX_NAME:
+        raise MalformedHello(f"engine: expected 1 to {MAX_NAME} characters")
+    if request.mode not in (
+        pb.CAPTURE_MODE_PUSHDOWN,
+        pb.CAPTURE_MODE_ACTIVATIONS,
+    ):
+        raise MalformedHello(f"mode: expected 1 or 2, got {request.mode}")
+    if len(set(request.hook_points)) != len(request.hook_points):
+        raise MalformedHello("hook_points: expected each once, got duplicates")
+    try:
+        identity = ModelIdentity(**identity_from_proto(request.identity))
+        check_identity(bundle, identity)
+    except ArtifactError as error:
+        raise UnfitEngine(str(error)) from error
+    except ValueError as error:
+        raise MalformedHello(f"identity: {error}") from error
+    missing = set(bank.hook_points) - set(request.hook_points)
+    if missing:
+        raise UnfitEngine(
+            f"hook_points: bundle {bundle.name!r} reads {sorted(missing)}, "
+            f"tapped are {sorted(request.hook_points)}"
+        )
+    if request.mode == pb.CAPTURE_MODE_PUSHDOWN:
+        needed = max(bank.n_columns(h) for h in bank.hook_points)
+        if needed > request.k_max:
+            raise UnfitEngine(
+                f"k_max: bundle {bundle.name!r} needs {needed} columns at a hook "
+                f"point, the engine has room for {request.k_max}"
+            )

@@ -1,0 +1,340 @@
+# Rule 1: one thread owns the monitor, the engines and the record. RPC threads only
+# convert and enqueue.
+#
+# Rule 2: an item is acknowledged after the transaction that holds its flags, and
+# counted in the metrics after it too.
+#
+# Rule 3: whatever goes wrong that is not the sender's fault ends the thread, and
+# with it the process: going on without a record would be a lie.
+"""Scores what engines sent, records what was found, then answers."""
+
+import logging
+import sqlite3
+import threading
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from queue import Empty, Full, Queue
+
+from monitor.core import BatchError, Finished, Monitor
+from monitor.records import Gap, LossReason
+from service.config import IngestConfig
+from service.daemon.audit.store import AuditStore, Entries, Event
+from service.daemon.engines import Engines
+from service.daemon.items import (
+    BatchItem,
+    GapItem,
+    HeartbeatItem,
+    HelloItem,
+    Item,
+    Outbox,
+    Stop,
+    StreamEnd,
+    StreamStart,
+)
+from service.daemon.metrics import Metrics
+from service.daemon.recent import RecentCoverage
+from service.daemon.refusals import gap_of_batch
+from service.daemon.snapshot import Snapshot, snapshot_of
+from service.daemon.state import Signals, State, StateName, decide
+from service.rpc.innerwatch.v1 import innerwatch_pb2 as pb
+
+_TICK_SECONDS = 0.25  # State is decided so often; far below blind_after_seconds.
+_TOUCH_SECONDS = 5.0  # So precise is the time at which a killed daemon was alive.
+
+log = logging.getLogger("innerwatch.ingest")
+
+
+@dataclass(slots=True)
+class _Drain:
+    """What one round over the queue has made and not yet announced."""
+
+    entries: Entries
+    answers: list[tuple[Outbox, pb.StreamResponse | None]]
+    captured_at: list[float]
+
+    def finish(self, finished: list[Finished]) -> None:
+        for flags, summary in finished:
+            self.entries.flags += flags
+            self.entries.summaries.append(summary)
+
+
+class Ingest:
+    """
+    The thread between the RPCs and the monitor.
+
+    Attributes:
+        failure: Why the thread ended, "" while it runs or when it was stopped.
+
+        snapshot: What the operator's RPCs show; replaced, never changed.
+    """
+
+    def __init__(
+        self,
+        *,
+        monitor: Monitor,
+        store: AuditStore,
+        metrics: Metrics,
+        config: IngestConfig,
+        on_state: Callable[[State], None],
+        on_exit: Callable[[], None],
+        wall_clock: Callable[[], float] = time.time,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._monitor = monitor
+        self._store = store
+        self._metrics = metrics
+        self._config = config
+        self._on_state = on_state
+        self._on_exit = on_exit
+        self._wall_clock = wall_clock
+        self._clock = clock
+        self._queue: Queue[Item] = Queue(config.queue_batches)
+        self._engines = Engines()
+        self._recent = RecentCoverage(config.blind_after_seconds)
+        self._refusal = ""
+        self._last_batch_at = 0.0
+        self._ticked_at = self._touched_at = -float("inf")
+        self._is_over = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="ingest", daemon=True)
+        self._state = State(name=StateName.WAITING, reason="starting")
+        metrics.set_state(self._state)
+        self.failure = ""
+        self.snapshot: Snapshot = snapshot_of(monitor, self._state, 0.0)
+
+    def start(self) -> None:
+        """Begin to take items."""
+        self._thread.start()
+
+    def put(self, item: Item) -> bool:
+        """
+        Enqueue *item*, waiting for room: gRPC's flow control then slows the sender.
+
+        Returns:
+            False if the thread has ended and nothing will be done with it.
+        """
+        while not self._is_over.is_set():
+            try:
+                self._queue.put(item, timeout=_TICK_SECONDS)
+            except Full:
+                continue
+            return True
+        return False
+
+    def stop(self, seconds: float) -> bool:
+        """Finish what is queued; False if that took longer than *seconds*."""
+        if self._thread.is_alive():
+            threading.Thread(target=self.put, args=(Stop(),), daemon=True).start()
+            self._thread.join(seconds)
+        return not self._thread.is_alive()
+
+    def _run(self) -> None:
+        try:
+            while self._round():
+                pass
+        except (sqlite3.Error, OSError) as error:
+            self.failure = f"the audit record can not be written: {error}"
+            log.error(self.failure)
+        except BaseException as error:
+            self.failure = f"{type(error).__name__}: {error}"
+            raise
+        finally:
+            self._is_over.set()
+            if self.failure:
+                self._publish()
+            self._on_exit()
+
+    def _round(self) -> bool:
+        """Do what is queued, commit, announce; False after a `Stop`."""
+        items = self._take()
+        drain = _Drain(Entries(), [], [])
+        for item in items:
+            self._handlers[type(item)](self, item, drain)
+        drain.finish(self._monitor.evict())
+        now = self._clock()
+        is_tick = now - self._ticked_at >= _TICK_SECONDS
+        if is_tick:
+            self._expire(now, drain)
+        self._commit(now, drain)
+        self._announce(drain)
+        if is_tick:
+            self._ticked_at = now
+            self._recent.sample(now, self._monitor.totals.tokens)
+            self._publish()
+        return not any(isinstance(item, Stop) for item in items)
+
+    def _take(self) -> list[Item]:
+        items: list[Item] = []
+        with suppress(Empty):
+            items.append(self._queue.get(timeout=_TICK_SECONDS))
+            while len(items) < self._config.drain_batches:
+                items.append(self._queue.get_nowait())
+        return items
+
+    def _commit(self, now: float, drain: _Drain) -> None:
+        wall = self._wall_clock()
+        if drain.entries:
+            self._store.write(drain.entries, wall)
+        elif now - self._touched_at >= _TOUCH_SECONDS:
+            self._store.touch(wall)
+        else:
+            return
+        self._touched_at = now
+
+    def _announce(self, drain: _Drain) -> None:
+        self._metrics.set_totals(self._monitor.totals)
+        self._metrics.count_summaries(drain.entries.summaries)
+        for gap, _ in drain.entries.gaps:
+            self._metrics.count_gap(gap.reason)
+        wall = self._wall_clock()
+        for captured_at in drain.captured_at:
+            self._metrics.observe_lag(wall - captured_at)
+        for flag in drain.entries.flags:
+            log.info("flag: %s on request %s", flag.detector, flag.request_id)
+        self.snapshot = snapshot_of(self._monitor, self._state, self._last_batch_at)
+        for outbox, answer in drain.answers:
+            outbox.put(answer)
+
+    def _publish(self) -> None:
+        signals = Signals(
+            failure=self.failure,
+            refusal=self._refusal,
+            has_ever_connected=self._engines.has_ever_connected,
+            n_connected=self._engines.n_connected,
+            silent_seconds=self._engines.silent_seconds(self._clock()),
+            n_scored=self._recent.n_scored,
+            n_lost=self._recent.n_lost,
+            is_proven=self._engines.is_proven,
+        )
+        state = decide(signals, self._config.blind_after_seconds)
+        if state.name is not self._state.name:
+            log.info("state: %s: %s", state.name.value, state.reason)
+        self._state = state
+        self._metrics.set_state(state)
+        self._metrics.set_gauges(
+            n_queued=self._queue.qsize(),
+            n_live_requests=self._monitor.n_live_requests,
+            last_batch_at=self._last_batch_at,
+        )
+        self.snapshot = snapshot_of(self._monitor, state, self._last_batch_at)
+        self._on_state(state)
+
+    def _expire(self, now: float, drain: _Drain) -> None:
+        """Finish what nobody will finish: lost engines' requests, and idle ones."""
+        for engine in self._engines.take_gone(
+            now - self._config.reconnect_grace_seconds
+        ):
+            drain.finish(self._monitor.end_engine(engine))
+        for engine, step in self._engines.last_steps.items():
+            before = step - self._config.max_idle_steps
+            for request_id in self._monitor.stale(engine, before):
+                drain.finish([self._monitor.finish(engine, request_id)])
+
+    def _on_batch(self, item: BatchItem, drain: _Drain) -> None:
+        batch = item.batch
+        self._engines.hear(batch.engine, self._clock(), step=batch.step)
+        answer = pb.StreamResponse(acknowledged_step=batch.step)
+        if self._monitor.is_repeated(batch.engine, batch.step):
+            drain.answers.append((item.outbox, answer))
+            return
+        try:
+            drain.entries.flags += self._monitor.observe(batch)
+        except BatchError as error:
+            refused = GapItem(
+                gap=gap_of_batch(batch), outbox=item.outbox, problem=str(error)
+            )
+            self._on_gap(refused, drain)
+            return
+        self._last_batch_at = self._wall_clock()
+        if item.n_missing:
+            self._record_gap(_missing_gap(item), "rows missing from a batch", drain)
+        for request_id in batch.finished:
+            drain.finish([self._monitor.finish(batch.engine, request_id)])
+        if item.captured_at > 0:
+            drain.captured_at.append(item.captured_at)
+        drain.answers.append((item.outbox, answer))
+
+    def _on_gap(self, item: GapItem, drain: _Drain) -> None:
+        gap, problem = item.gap, item.problem
+        self._engines.hear(gap.engine, self._clock(), step=gap.last_step)
+        answer = pb.StreamResponse(acknowledged_step=gap.last_step, refusal=problem)
+        # Step 0 stands for a step that nobody knows.
+        if gap.last_step and self._monitor.is_repeated(gap.engine, gap.last_step):
+            drain.answers.append((item.outbox, answer))
+            return
+        try:
+            self._record_gap(gap, problem, drain)
+        except BatchError as error:
+            # Its ranges can not be believed; its tokens are still lost.
+            problem = answer.refusal = problem or str(error)
+            self._record_gap(replace(gap, lost=()), problem, drain)
+        if problem:
+            self._metrics.count_batch_refused()
+            event = Event(kind="batch_refused", detail=problem, engine=gap.engine)
+            drain.entries.events.append(event)
+            log.warning("refused from engine %s: %s", gap.engine, problem)
+        drain.answers.append((item.outbox, answer))
+
+    def _record_gap(self, gap: Gap, detail: str, drain: _Drain) -> None:
+        drain.finish(self._monitor.record_gap(gap))
+        drain.entries.gaps.append((gap, detail))
+
+    def _on_heartbeat(self, item: HeartbeatItem, drain: _Drain) -> None:
+        self._engines.hear(item.engine, self._clock(), is_proven=item.is_proven)
+        # One answer for each request: the sender counts them.
+        step = self._engines.last_steps[item.engine]
+        answer = pb.StreamResponse(acknowledged_step=step)
+        drain.answers.append((item.outbox, answer))
+
+    def _on_hello(self, item: HelloItem, drain: _Drain) -> None:
+        self._refusal = item.refusal
+        if item.refusal:
+            self._metrics.count_hello_refused()
+            log.warning("engine %s refused: %s", item.engine, item.refusal)
+        else:
+            self._engines.hear(item.engine, self._clock())
+            log.info("engine %s: %s", item.engine, item.detail)
+        kind = "hello_refused" if item.refusal else "hello"
+        detail = item.refusal or item.detail
+        drain.entries.events.append(Event(kind=kind, detail=detail, engine=item.engine))
+
+    def _on_stream_start(self, item: StreamStart, drain: _Drain) -> None:
+        self._engines.connect(item.engine, self._clock())
+        # A new engine means that those without a stream will not come back.
+        for engine in self._engines.take_gone(float("inf")):
+            drain.finish(self._monitor.end_engine(engine))
+
+    def _on_stream_end(self, item: StreamEnd, drain: _Drain) -> None:
+        if item.engine:
+            self._engines.disconnect(item.engine, self._clock())
+        drain.answers.append((item.outbox, None))
+
+    def _on_stop(self, item: Stop, drain: _Drain) -> None:
+        n_live = self._monitor.n_live_requests
+        detail = f"{n_live} live requests left"
+        drain.entries.events.append(Event(kind="stop", detail=detail))
+
+    _handlers: dict[type, Callable[..., None]] = {  # noqa: RUF012
+        BatchItem: _on_batch,
+        GapItem: _on_gap,
+        HeartbeatItem: _on_heartbeat,
+        HelloItem: _on_hello,
+        StreamStart: _on_stream_start,
+        StreamEnd: _on_stream_end,
+        Stop: _on_stop,
+    }
+
+
+def _missing_gap(item: BatchItem) -> Gap:
+    batch = item.batch
+    return Gap(
+        engine=batch.engine,
+        rank=batch.rank,
+        reason=LossReason.NOT_RECEIVED,
+        first_step=batch.step,
+        last_step=batch.step,
+        n_tokens=item.n_missing,
+        began_at=item.captured_at,
+        ended_at=item.captured_at,
+    )

@@ -1,0 +1,158 @@
+"""The daemon's metrics. Names follow Prometheus' practices; none has a request id."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from math import isfinite
+from typing import TypeVar
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info
+
+from monitor.coverage import Totals
+from monitor.records import LossReason, RequestSummary, Verdict
+from probes.bundle import Bundle
+from service.daemon.state import State, StateName
+
+# Logits: 0 is even odds; 16 either way is beyond what a float32 probe resolves.
+_SCORE_BUCKETS = (-16, -8, -4, -2, -1, -0.5, 0, 0.5, 1, 2, 4, 8, 16)
+# From one decode step to a queue that has been full for a while.
+_Label = TypeVar("_Label", bound=str)
+_LAG_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
+
+
+class Metrics:
+    """
+    Everything that is exported. Written by the ingest thread only.
+
+    Every label value that is known at start is exported from the start.
+    """
+
+    def __init__(
+        self, registry: CollectorRegistry, bundle: Bundle, *, version: str
+    ) -> None:
+        detectors = [d.name for d in bundle.detectors]
+        reasons, verdicts = [r.value for r in LossReason], [v.value for v in Verdict]
+
+        def counter(name: str, text: str, label: str = "") -> Counter:
+            labels = (label,) if label else ()
+            return Counter(f"innerwatch_{name}", text, labels, registry=registry)
+
+        def gauge(name: str, text: str, labels: Sequence[str] = ()) -> Gauge:
+            return Gauge(f"innerwatch_{name}", text, labels, registry=registry)
+
+        self._expected = counter("tokens_expected", "Tokens that engines scheduled.")
+        self._scored = counter("tokens_scored", "Tokens scored by every detector.")
+        self._lost = counter("tokens_lost", "Tokens without a score.", "reason")
+        self._repeated = counter("tokens_repeated", "Rows computed again, skipped.")
+        self._requests = counter("requests", "Finished requests.", "verdict")
+        self._evicted = counter("requests_evicted", "Finished for being too many.")
+        self._flags = counter("flags", "Flags, durable in the record.", "detector")
+        self._gaps = counter("gaps", "Gaps that were recorded.", "reason")
+        self._batches_refused = counter("batches_refused", "Malformed messages.")
+        self._hellos_refused = counter("hellos_refused", "Engines turned away.")
+        self._scores = Histogram(
+            "innerwatch_score",
+            "Statistic of each finished request, in the detector's units.",
+            ("detector",),
+            buckets=_SCORE_BUCKETS,
+            registry=registry,
+        )
+        self._lag = Histogram(
+            "innerwatch_ingest_lag_seconds",
+            "From capture, by the engine's clock, to scored and durable.",
+            buckets=_LAG_BUCKETS,
+            registry=registry,
+        )
+        self._queue = gauge("ingest_queue_batches", "Messages waiting to be scored.")
+        self._live = gauge("live_requests", "Requests that have not ended.")
+        self._last_batch = gauge("last_batch_timestamp_seconds", "Last batch scored.")
+        self._state = gauge("state", "1 for the state the daemon is in.", ("state",))
+        self._raised: dict[tuple[str, ...], int] = {}
+        _init(self._lost, reasons)
+        _init(self._gaps, reasons)
+        _init(self._requests, verdicts)
+        _init(self._flags, detectors)
+        for name in detectors:
+            self._scores.labels(name)
+        self._set_infos(registry, bundle, version)
+
+    def set_totals(self, totals: Totals) -> None:
+        """Raise the counters to the monitor's *totals*, which only rise."""
+        tokens = totals.tokens
+        self._raise(self._expected, tokens.n_expected)
+        self._raise(self._scored, tokens.n_scored)
+        self._raise(self._repeated, totals.n_repeated)
+        self._raise(self._evicted, totals.n_evicted)
+        self._raise_each(self._lost, tokens.n_lost)
+        self._raise_each(self._requests, totals.n_requests)
+        self._raise_each(self._flags, totals.n_flags)
+
+    def count_summaries(self, summaries: Iterable[RequestSummary]) -> None:
+        """Observe the statistics of finished requests that had any."""
+        for summary in summaries:
+            for detector, statistic in summary.statistics.items():
+                if isfinite(statistic):
+                    self._scores.labels(detector).observe(statistic)
+
+    def count_gap(self, reason: LossReason) -> None:
+        """Count one recorded gap."""
+        self._gaps.labels(reason.value).inc()
+
+    def count_batch_refused(self) -> None:
+        """Count one message that was malformed."""
+        self._batches_refused.inc()
+
+    def count_hello_refused(self) -> None:
+        """Count one engine that was turned away."""
+        self._hellos_refused.inc()
+
+    def observe_lag(self, seconds: float) -> None:
+        """Observe one batch; clocks that disagree can not make it negative."""
+        self._lag.observe(max(0.0, seconds))
+
+    def set_gauges(
+        self, *, n_queued: int, n_live_requests: int, last_batch_at: float
+    ) -> None:
+        """Set what goes up and down; *last_batch_at* is seconds since the epoch."""
+        self._queue.set(n_queued)
+        self._live.set(n_live_requests)
+        self._last_batch.set(last_batch_at)
+
+    def set_state(self, state: State) -> None:
+        """Set one state to 1 and the others to 0."""
+        for name in StateName:
+            self._state.labels(name.value).set(name is state.name)
+
+    def _raise(self, counter: Counter, value: int, *labels: str) -> None:
+        key = (str(id(counter)), *labels)
+        child = counter.labels(*labels) if labels else counter
+        child.inc(value - self._raised.get(key, 0))
+        self._raised[key] = value
+
+    def _raise_each(self, counter: Counter, values: Mapping[_Label, int]) -> None:
+        for label, value in values.items():
+            self._raise(counter, value, str(label))
+
+    def _set_infos(
+        self, registry: CollectorRegistry, bundle: Bundle, version: str
+    ) -> None:
+        build = Info("innerwatch_build", "This program.", registry=registry)
+        build.info({"version": version})
+        info = Info("innerwatch_bundle", "The detectors' bundle.", registry=registry)
+        info.info(
+            {"name": bundle.name, "version": bundle.version, "digest": bundle.digest}
+        )
+        names = ("detector", "hook_points", "aggregator", "threshold")
+        detectors = Info(
+            "innerwatch_detector", "One detector.", ("detector",), registry=registry
+        )
+        for detector in bundle.detectors:
+            hook_points = ",".join(p.hook_point for p in detector.projections)
+            threshold = bundle.calibrations[detector.name].threshold
+            values = (hook_points, detector.aggregator.name, f"{threshold:g}")
+            detectors.labels(detector.name).info(
+                dict(zip(names[1:], values, strict=True))
+            )
+
+
+def _init(counter: Counter, labels: Iterable[str]) -> None:
+    for label in labels:
+        counter.labels(label)

@@ -1,0 +1,93 @@
+"""Turns what was refused into a gap, so that its tokens are counted."""
+
+from collections.abc import Iterable
+
+from monitor.records import Gap, LossReason, LostRange, StepBatch
+from service.rpc.innerwatch.v1 import innerwatch_pb2 as pb
+from service.wire import MAX_COUNT, MAX_NAME, n_rows_of
+
+
+def gap_of_batch(batch: StepBatch) -> Gap:
+    """Count every row of a batch that the monitor refused."""
+    ends = batch.row_offsets[1:].tolist()
+    n_rows_each = [e - s for s, e in zip([0, *ends], ends, strict=False)]
+    is_sane = all(n >= 0 for n in n_rows_each)
+    lost = [
+        LostRange(request_id=r, first_position=first, n_tokens=n)
+        for r, first, n in zip(
+            batch.request_ids,
+            batch.first_positions.tolist(),
+            n_rows_each,
+            strict=False,
+        )
+    ]
+    return _gap(
+        batch.engine,
+        batch.rank,
+        batch.step,
+        n_tokens=sum(n for n in n_rows_each if n > 0),
+        lost=tuple(lost) if is_sane else (),
+        finished=tuple(dict.fromkeys(batch.finished)),
+    )
+
+
+def gap_of_batch_message(message: pb.StepBatch, *, engine: str, rank: int) -> Gap:
+    """Count every row of a batch message that could not be converted."""
+    lost = tuple(
+        LostRange(request_id=r.request_id, first_position=r.first_position, n_tokens=n)
+        for r in message.requests
+        if _is_name(r.request_id) and (n := r.n_rows)
+    )
+    return _gap(
+        engine,
+        rank,
+        message.step,
+        n_tokens=max(message.n_rows_expected, n_rows_of(message)),
+        lost=lost,
+        finished=_names(message.finished),
+    )
+
+
+def gap_of_gap_message(message: pb.Gap, *, engine: str, rank: int) -> Gap:
+    """Count what a gap message that could not be converted says was lost."""
+    n_listed = sum(lost.n_tokens for lost in message.lost)
+    return _gap(
+        engine,
+        rank,
+        message.last_step,
+        n_tokens=max(message.n_tokens, n_listed),
+        lost=(),
+        finished=_names(message.finished),
+    )
+
+
+def _gap(
+    engine: str,
+    rank: int,
+    step: int,
+    *,
+    n_tokens: int,
+    lost: tuple[LostRange, ...],
+    finished: tuple[str, ...],
+) -> Gap:
+    # A step that cannot be must not make the real ones look repeated.
+    step = 0 if step > MAX_COUNT else step
+    return Gap(
+        engine=engine,
+        rank=rank,
+        reason=LossReason.REFUSED,
+        first_step=step,
+        last_step=step,
+        n_tokens=min(n_tokens, MAX_COUNT),
+        lost=lost,
+        finished=finished,
+    )
+
+
+def _names(finished: Iterable[pb.FinishedRequest]) -> tuple[str, ...]:
+    names = (request.request_id for request in finished)
+    return tuple(dict.fromkeys(name for name in names if _is_name(name)))
+
+
+def _is_name(name: str) -> bool:
+    return 0 < len(name) <= MAX_NAME

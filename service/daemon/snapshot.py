@@ -1,0 +1,36 @@
+"""One moment of the daemon, for threads that must not touch the monitor."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from monitor.core import Monitor
+from service.daemon.state import State
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Snapshot:
+    """What was true at one moment. Counts by reason, verdict and detector."""
+
+    state: State
+    n_tokens_expected: int
+    n_tokens_scored: int
+    n_tokens_lost: Mapping[str, int]
+    n_requests: Mapping[str, int]
+    n_flags: Mapping[str, int]
+    n_live_requests: int
+    last_batch_at: float
+
+
+def snapshot_of(monitor: Monitor, state: State, last_batch_at: float) -> Snapshot:
+    """Copy what *monitor* counts; *last_batch_at* is seconds since the epoch."""
+    totals = monitor.totals
+    return Snapshot(
+        state=state,
+        n_tokens_expected=totals.tokens.n_expected,
+        n_tokens_scored=totals.tokens.n_scored,
+        n_tokens_lost={str(r): n for r, n in totals.tokens.n_lost.items()},
+        n_requests={str(v): n for v, n in totals.n_requests.items()},
+        n_flags=dict(totals.n_flags),
+        n_live_requests=monitor.n_live_requests,
+        last_batch_at=last_batch_at,
+    )

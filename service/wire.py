@@ -1,0 +1,376 @@
+"""Converts between wire messages and records, and refuses what does not fit."""
+
+# Rule 1: imported inside vLLM's process too, so numpy, protobuf and
+# monitor.records only: no grpc, no probes, no log.
+#
+# Rule 2: whatever bytes arrive, the only exception that leaves is WireError.
+
+from collections.abc import Mapping
+from math import isfinite
+from typing import Protocol, TypedDict, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from monitor.records import Gap, LossReason, LostRange, StepBatch
+from service.rpc.innerwatch.v1 import innerwatch_pb2 as pb
+
+_F32 = np.dtype("<f4")
+_I32 = np.dtype("<i4")
+_T = TypeVar("_T", bound=np.generic)
+
+REASON_TO_PROTO: dict[LossReason, pb.LossReason] = {
+    LossReason.BUFFER_FULL: pb.LOSS_REASON_BUFFER_FULL,
+    LossReason.DISCONNECTED: pb.LOSS_REASON_DISCONNECTED,
+    LossReason.UNACKNOWLEDGED: pb.LOSS_REASON_UNACKNOWLEDGED,
+    LossReason.NO_BANK: pb.LOSS_REASON_NO_BANK,
+    LossReason.PREFIX_CACHED: pb.LOSS_REASON_PREFIX_CACHED,
+    LossReason.TAP_SILENT: pb.LOSS_REASON_TAP_SILENT,
+    LossReason.REFUSED: pb.LOSS_REASON_REFUSED,
+    LossReason.NOT_RECEIVED: pb.LOSS_REASON_NOT_RECEIVED,
+    LossReason.LAYOUT_UNREADABLE: pb.LOSS_REASON_LAYOUT_UNREADABLE,
+    LossReason.NOT_FINITE: pb.LOSS_REASON_NOT_FINITE,
+}
+"""Every loss reason and its number on the wire."""
+
+REASON_FROM_PROTO: dict[int, LossReason] = {
+    int(number): reason for reason, number in REASON_TO_PROTO.items()
+}
+"""The same table, read the other way."""
+
+
+MAX_COUNT = 2**53
+"""Steps and counts beyond this are refused: exact in a double, and in SQLite."""
+
+MAX_NAME = 512
+"""Longest request id that is believed; vLLM's are under 100 characters."""
+
+
+class WireError(ValueError):
+    """A message does not say what it must; names the field, expected and got."""
+
+
+class IdentityLike(Protocol):
+    """What `probes.bundle.ModelIdentity` looks like from here."""
+
+    @property
+    def model(self) -> str: ...
+    @property
+    def config_sha256(self) -> str: ...
+    @property
+    def weights_sha256(self) -> str: ...
+    @property
+    def tokenizer_sha256(self) -> str: ...
+    @property
+    def d_model(self) -> int: ...
+    @property
+    def n_layers(self) -> int: ...
+    @property
+    def dtype(self) -> str: ...
+
+
+class IdentityFields(TypedDict):
+    """Keyword arguments of `probes.bundle.ModelIdentity`."""
+
+    model: str
+    config_sha256: str
+    weights_sha256: str
+    tokenizer_sha256: str
+    d_model: int
+    n_layers: int
+    dtype: str
+
+
+class BankLike(Protocol):
+    """What `probes.bank.ProjectionBank` looks like from here."""
+
+    @property
+    def digest(self) -> str: ...
+    @property
+    def hook_points(self) -> tuple[str, ...]: ...
+    @property
+    def weights(self) -> Mapping[str, NDArray[np.float32]]: ...
+    @property
+    def biases(self) -> Mapping[str, NDArray[np.float32]]: ...
+
+
+def identity_to_proto(identity: IdentityLike) -> pb.ModelIdentity:
+    """Convert a model identity for `HelloRequest.identity`."""
+    return pb.ModelIdentity(
+        model=identity.model,
+        config_sha256=identity.config_sha256,
+        weights_sha256=identity.weights_sha256,
+        tokenizer_sha256=identity.tokenizer_sha256,
+        d_model=identity.d_model,
+        n_layers=identity.n_layers,
+        dtype=identity.dtype,
+    )
+
+
+def identity_from_proto(message: pb.ModelIdentity) -> IdentityFields:
+    """Return the keyword arguments that build the identity in *message*."""
+    return IdentityFields(
+        model=message.model,
+        config_sha256=message.config_sha256,
+        weights_sha256=message.weights_sha256,
+        tokenizer_sha256=message.tokenizer_sha256,
+        d_model=message.d_model,
+        n_layers=message.n_layers,
+        dtype=message.dtype,
+    )
+
+
+def bank_to_proto(bank: BankLike) -> pb.Bank:
+    """Convert *bank* for `HelloResponse.bank`, one slice a hook point."""
+    message = pb.Bank(digest=bank.digest)
+    for hook_point in bank.hook_points:
+        weight, bias = bank.weights[hook_point], bank.biases[hook_point]
+        message.slices.append(
+            pb.BankSlice(
+                hook_point=hook_point,
+                n_columns=weight.shape[0],
+                d_model=weight.shape[1],
+                weight=np.ascontiguousarray(weight, dtype=_F32).tobytes(),
+                bias=np.ascontiguousarray(bias, dtype=_F32).tobytes(),
+            )
+        )
+    return message
+
+
+def bank_from_proto(
+    message: pb.Bank,
+) -> tuple[str, dict[str, tuple[NDArray[np.float32], NDArray[np.float32]]]]:
+    """
+    Return the bank's digest and, by hook point, its weight and bias.
+
+    Weights are float32 of shape (n_columns, d_model), biases (n_columns,); both are
+    read-only views of the message's bytes.
+
+    Raises:
+        WireError: A size does not fit, a hook point repeats, the digest is empty.
+    """
+    if not message.digest:
+        raise WireError("bank.digest: expected a SHA-256, got ''")
+    slices: dict[str, tuple[NDArray[np.float32], NDArray[np.float32]]] = {}
+    for i, part in enumerate(message.slices):
+        where = f"bank.slices[{i}]"
+        if not part.hook_point or part.hook_point in slices:
+            raise WireError(
+                f"{where}.hook_point: expected a name not used before, "
+                f"got {part.hook_point!r}"
+            )
+        weight = _floats(part.weight, (part.n_columns, part.d_model), where + ".weight")
+        bias = _floats(part.bias, (part.n_columns,), where + ".bias")
+        slices[part.hook_point] = (weight, bias)
+    return message.digest, slices
+
+
+def n_rows_of(message: pb.StepBatch) -> int:
+    """Return how many rows *message* says it carries, without trusting its arrays."""
+    return sum(request.n_rows for request in message.requests)
+
+
+def batch_from_proto(
+    message: pb.StepBatch,
+    *,
+    engine: str,
+    rank: int,
+    holds_activations: bool | None = None,
+) -> StepBatch:
+    """
+    Convert a step's message to a record whose arrays view the message's bytes.
+
+    Args:
+        message: As received.
+        engine: The sender's engine.
+        rank: The sender's tensor-parallel rank.
+        holds_activations: What the engine's Hello said of its mode. None: rows
+            without a bank digest are activations.
+
+    Raises:
+        WireError: A size does not fit, or a name is empty or repeats.
+    """
+    n_rows = n_rows_of(message)
+    if message.step > MAX_COUNT:
+        raise WireError(f"batch.step: expected up to {MAX_COUNT}, got {message.step}")
+    values: dict[str, NDArray[np.float32]] = {}
+    squared_norms: dict[str, NDArray[np.float32]] = {}
+    for i, rows in enumerate(message.hook_points):
+        where = f"batch.hook_points[{i}]"
+        if not rows.hook_point or rows.hook_point in values:
+            raise WireError(
+                f"{where}.hook_point: expected a name not used before, "
+                f"got {rows.hook_point!r}"
+            )
+        values[rows.hook_point] = _floats(
+            rows.values, (n_rows, rows.width), where + ".values"
+        )
+        squared_norms[rows.hook_point] = _floats(
+            rows.squared_norms, (n_rows,), where + ".squared_norms"
+        )
+    if holds_activations is None:
+        holds_activations = not message.bank_digest
+    request_ids = tuple(request.request_id for request in message.requests)
+    _check_names(request_ids, "batch.requests")
+    finished = tuple(request.request_id for request in message.finished)
+    _check_names(finished, "batch.finished")
+    columns, activations = ({}, values) if holds_activations else (values, {})
+    return StepBatch(
+        engine=engine,
+        rank=rank,
+        step=message.step,
+        bank_digest=message.bank_digest,
+        columns=columns,
+        activations=activations,
+        squared_norms=squared_norms,
+        request_ids=request_ids,
+        row_offsets=_integers([0, *(r.n_rows for r in message.requests)]).cumsum(),
+        first_positions=_integers([r.first_position for r in message.requests]),
+        n_cached=_integers([r.n_cached for r in message.requests]),
+        n_prompt_tokens=_integers([r.n_prompt_tokens for r in message.requests]),
+        token_ids=_token_ids(message.token_ids, n_rows),
+        finished=finished,
+        preempted=tuple(message.preempted),
+    )
+
+
+def batch_to_proto(
+    batch: StepBatch, *, captured_at: float = 0.0, n_rows_expected: int | None = None
+) -> pb.StepBatch:
+    """Convert *batch*; *captured_at* is seconds since the epoch."""
+    n_rows = int(batch.row_offsets[-1]) if len(batch.row_offsets) else 0
+    message = pb.StepBatch(
+        step=batch.step,
+        bank_digest=batch.bank_digest,
+        token_ids=np.ascontiguousarray(batch.token_ids, dtype=_I32).tobytes(),
+        finished=[pb.FinishedRequest(request_id=r) for r in batch.finished],
+        preempted=batch.preempted,
+        n_rows_expected=n_rows if n_rows_expected is None else n_rows_expected,
+        captured_at=captured_at,
+    )
+    for hook_point, values in (batch.activations or batch.columns).items():
+        norms = batch.squared_norms[hook_point]
+        message.hook_points.append(
+            pb.HookPointRows(
+                hook_point=hook_point,
+                width=values.shape[1],
+                values=np.ascontiguousarray(values, dtype=_F32).tobytes(),
+                squared_norms=np.ascontiguousarray(norms, dtype=_F32).tobytes(),
+            )
+        )
+    n_rows_each = np.diff(batch.row_offsets).tolist()
+    for i, request_id in enumerate(batch.request_ids):
+        message.requests.append(
+            pb.RequestRows(
+                request_id=request_id,
+                n_rows=n_rows_each[i],
+                first_position=int(batch.first_positions[i]),
+                n_cached=int(batch.n_cached[i]),
+                n_prompt_tokens=int(batch.n_prompt_tokens[i]),
+            )
+        )
+    return message
+
+
+def gap_from_proto(message: pb.Gap, *, engine: str, rank: int) -> Gap:
+    """
+    Convert a gap's message to a record.
+
+    Raises:
+        WireError: The reason is unspecified or unknown, more tokens are listed than
+            the gap counts, or a request has no name.
+    """
+    if message.reason not in REASON_FROM_PROTO:
+        raise WireError(
+            f"gap.reason: expected one of 1 to {len(REASON_FROM_PROTO)}, "
+            f"got {message.reason}"
+        )
+    if max(message.n_tokens, message.first_step, message.last_step) > MAX_COUNT:
+        raise WireError(f"gap: expected steps and counts up to {MAX_COUNT}")
+    if not (isfinite(message.began_at) and isfinite(message.ended_at)):
+        raise WireError("gap.began_at, gap.ended_at: expected finite seconds")
+    n_listed = sum(lost.n_tokens for lost in message.lost)
+    if n_listed > message.n_tokens:
+        raise WireError(
+            f"gap.n_tokens: expected at least the {n_listed} listed, "
+            f"got {message.n_tokens}"
+        )
+    finished = tuple(request.request_id for request in message.finished)
+    _check_names(finished, "gap.finished")
+    if not all(0 < len(lost.request_id) <= MAX_NAME for lost in message.lost):
+        raise WireError(f"gap.lost: expected ids of 1 to {MAX_NAME} characters")
+    return Gap(
+        engine=engine,
+        rank=rank,
+        reason=REASON_FROM_PROTO[message.reason],
+        first_step=message.first_step,
+        last_step=message.last_step,
+        n_tokens=message.n_tokens,
+        lost=tuple(
+            LostRange(
+                request_id=lost.request_id,
+                first_position=lost.first_position,
+                n_tokens=lost.n_tokens,
+            )
+            for lost in message.lost
+        ),
+        finished=finished,
+        began_at=message.began_at,
+        ended_at=message.ended_at,
+    )
+
+
+def gap_to_proto(gap: Gap) -> pb.Gap:
+    """Convert *gap*; its engine and rank travel in the `StreamRequest`."""
+    return pb.Gap(
+        reason=REASON_TO_PROTO[gap.reason],
+        first_step=gap.first_step,
+        last_step=gap.last_step,
+        n_tokens=gap.n_tokens,
+        lost=[
+            pb.LostRange(
+                request_id=lost.request_id,
+                first_position=lost.first_position,
+                n_tokens=lost.n_tokens,
+            )
+            for lost in gap.lost
+        ],
+        finished=[pb.FinishedRequest(request_id=r) for r in gap.finished],
+        began_at=gap.began_at,
+        ended_at=gap.ended_at,
+    )
+
+
+def _floats(raw: bytes, shape: tuple[int, ...], where: str) -> NDArray[np.float32]:
+    return _array(raw, shape, _F32, where)
+
+
+def _token_ids(raw: bytes, n_rows: int) -> NDArray[np.int32]:
+    # A sender that does not know the tokens leaves them out: -1 is "unknown".
+    if not raw:
+        return np.full(n_rows, -1, dtype=np.int32)
+    return _array(raw, (n_rows,), _I32, "batch.token_ids")
+
+
+def _array(
+    raw: bytes, shape: tuple[int, ...], dtype: np.dtype[_T], where: str
+) -> NDArray[_T]:
+    n_bytes = dtype.itemsize
+    for length in shape:
+        n_bytes *= length
+    if len(raw) != n_bytes:
+        raise WireError(
+            f"{where}: expected {n_bytes} bytes of {dtype.name} {shape}, got {len(raw)}"
+        )
+    return np.frombuffer(raw, dtype=dtype).reshape(shape)
+
+
+def _integers(numbers: list[int]) -> NDArray[np.int64]:
+    return np.array(numbers, dtype=np.int64)
+
+
+def _check_names(names: tuple[str, ...], where: str) -> None:
+    if len(set(names)) != len(names) or "" in names:
+        raise WireError(f"{where}: expected distinct request ids, got {names!r:.200}")
+    if max(map(len, names), default=0) > MAX_NAME:
+        raise WireError(f"{where}: expected ids of up to {MAX_NAME} characters")

@@ -1,0 +1,185 @@
+"""What every detector must do. A new one is one line in `builders.detectors`."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from probes import (
+    ActivationShapeError,
+    Aggregator,
+    Calibration,
+    Detector,
+    ProjectionBank,
+    load_bundle,
+    new_bundle,
+    save_bundle,
+    score,
+)
+from probes.arrays import Float32
+from probes.detector import n_columns
+from tests.probes.builders import (
+    D_MODEL,
+    HOOK_POINT,
+    LATER_HOOK_POINT,
+    detectors,
+    floats,
+    identity,
+)
+
+N_TOKENS = 7
+
+
+@pytest.fixture(params=detectors(), ids=lambda detector: detector.name)
+def detector(request: pytest.FixtureRequest) -> Detector:
+    built: Detector = request.param
+    return built
+
+
+@pytest.fixture
+def activations() -> dict[str, Float32]:
+    return {
+        HOOK_POINT: floats(N_TOKENS, D_MODEL, seed=20) * np.float32(3),
+        LATER_HOOK_POINT: floats(N_TOKENS, D_MODEL, seed=21) * np.float32(3),
+    }
+
+
+def test_is_a_detector(detector: Detector) -> None:
+    """
+    Every family satisfies the protocols, by shape alone.
+    """
+    assert isinstance(detector, Detector)
+    assert isinstance(detector.aggregator, Aggregator)
+
+
+def test_evidence_is_finite_float32(
+    detector: Detector, activations: dict[str, Float32]
+) -> None:
+    """
+    Finite activations give one finite float32 row of evidence a token.
+    """
+    evidence = score(detector, activations)
+
+    assert (N_TOKENS, 1) == evidence.shape
+    assert np.float32 == evidence.dtype
+    assert np.isfinite(evidence).all()
+
+
+def test_scoring_is_pure(detector: Detector, activations: dict[str, Float32]) -> None:
+    """
+    Splitting a batch in two does not change the evidence, nor does scoring twice.
+    """
+    whole = score(detector, activations)
+    halves = [
+        score(detector, {hook: rows[part] for hook, rows in activations.items()})
+        for part in (slice(0, 2), slice(2, None))
+    ]
+
+    np.testing.assert_allclose(np.concatenate(halves), whole, rtol=1e-5, atol=1e-5)
+    np.testing.assert_array_equal(score(detector, activations), whole)
+
+
+def test_no_tokens_give_no_evidence(detector: Detector) -> None:
+    """
+    A batch without tokens is scored to evidence without rows.
+    """
+    empty = np.empty((0, D_MODEL), dtype=np.float32)
+
+    evidence = score(detector, {HOOK_POINT: empty, LATER_HOOK_POINT: empty})
+
+    assert (0, 1) == evidence.shape
+
+
+def test_bank_gives_the_columns_that_a_direct_score_uses(
+    detector: Detector, activations: dict[str, Float32]
+) -> None:
+    """
+    Evidence from the bank of all detectors equals evidence straight from activations.
+    """
+    bank = ProjectionBank.compile(detectors())
+    columns, norms = bank.project(activations)
+
+    evidence = detector.head(bank.columns_of(detector.name, columns, norms))
+
+    np.testing.assert_allclose(
+        evidence, score(detector, activations), rtol=1e-5, atol=1e-5
+    )
+
+
+def test_huge_columns_give_finite_evidence(detector: Detector) -> None:
+    """
+    No finite column, however large, makes evidence infinite or NaN.
+    """
+    width = n_columns(detector.projections)
+    columns = np.full((2, width), np.finfo(np.float32).max, dtype=np.float32)
+
+    assert np.isfinite(detector.head(columns)).all()
+
+
+def test_nan_column_is_never_clean(detector: Detector) -> None:
+    """
+    A NaN column gives NaN evidence, which cannot be taken for a low score.
+    """
+    columns = np.full((1, n_columns(detector.projections)), np.nan, dtype=np.float32)
+
+    assert np.isnan(detector.head(columns)).all()
+
+
+@pytest.mark.parametrize(
+    "columns",
+    [
+        np.zeros((3, 99), dtype=np.float32),
+        np.zeros(3, dtype=np.float32),
+    ],
+)
+def test_wrong_columns_are_refused(detector: Detector, columns: Float32) -> None:
+    """
+    Columns of another width or rank are refused, naming the detector.
+    """
+    with pytest.raises(ActivationShapeError, match=detector.name):
+        detector.head(columns)
+
+
+def test_float64_columns_are_refused(detector: Detector) -> None:
+    """
+    Columns of another dtype are refused, naming what came.
+    """
+    columns = np.zeros((2, n_columns(detector.projections)))
+
+    with pytest.raises(ActivationShapeError, match="float64"):
+        detector.head(columns)  # type: ignore[arg-type]
+
+
+def test_missing_hook_point_is_refused(detector: Detector) -> None:
+    """
+    Activations that lack the detector's hook point are refused, naming it.
+    """
+    hook_point = detector.projections[0].hook_point
+
+    with pytest.raises(ActivationShapeError, match=hook_point):
+        score(detector, {})
+
+
+def test_round_trip_through_a_bundle_is_bit_exact(
+    detector: Detector, activations: dict[str, Float32], tmp_path: Path
+) -> None:
+    """
+    A detector read back from disk gives the same evidence, to the last bit.
+    """
+    calibration = Calibration(
+        threshold=0.1, alpha=0.01, n_benign=99, n_flagged_benign=0, dataset_sha256="d"
+    )
+    bundle = new_bundle(
+        name="one",
+        version="1",
+        identity=identity(),
+        detectors=[detector],
+        calibrations={detector.name: calibration},
+    )
+    save_bundle(tmp_path / "bundle", bundle)
+
+    loaded = load_bundle(tmp_path / "bundle").detectors[0]
+
+    expected = score(detector, activations)
+    np.testing.assert_array_equal(expected, score(loaded, activations))
+    assert detector.aggregator == loaded.aggregator

@@ -1,0 +1,220 @@
+"""Real vLLM engines with the plugin armed, and what they sent."""
+
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import grpc
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from monitor.records import StepBatch
+from service.rpc.innerwatch.v1 import innerwatch_pb2 as pb
+from service.rpc.innerwatch.v1 import innerwatch_pb2_grpc as pb_grpc
+from service.wire import batch_from_proto
+
+HERE = Path(__file__).resolve().parent
+ROOT = HERE.parent.parent
+ORGANISM = ROOT / "deploy" / "demo" / "organism" / "model"
+HOOK_POINTS = ("blocks.1.hook_resid_post", "blocks.2.hook_resid_post")
+N_COLUMNS = 5
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Without vLLM: a failure in CI, a skip with the reason elsewhere."""
+    if importlib.util.find_spec("vllm") is not None:
+        return
+    reason = "vLLM is not installed: run deploy/requirements/install.sh .venv"
+    for item in items:
+        if item.get_closest_marker("vllm") and HERE in item.path.parents:
+            if os.environ.get("CI") == "true":
+                pytest.exit(reason, returncode=1)
+            item.add_marker(pytest.mark.skip(reason=reason))
+
+
+class Recorder(pb_grpc.CaptureServicer):
+    """Answers the plugin as a daemon does, and keeps all it sent."""
+
+    def __init__(self, bank: pb.Bank | None) -> None:
+        self.bank = bank
+        self.hellos: list[pb.HelloRequest] = []
+        self.batches: list[StepBatch] = []
+        self.gaps: list[pb.Gap] = []
+
+    def Hello(  # noqa: N802 - gRPC's spelling
+        self, request: pb.HelloRequest, context: grpc.ServicerContext
+    ) -> pb.HelloResponse:
+        self.hellos.append(request)
+        return pb.HelloResponse(bank=self.bank)
+
+    def Stream(  # noqa: N802 - gRPC's spelling
+        self,
+        request_iterator: Iterator[pb.StreamRequest],
+        context: grpc.ServicerContext,
+    ) -> Iterator[pb.StreamResponse]:
+        for request in request_iterator:
+            kind = request.WhichOneof("payload")
+            if kind == "batch":
+                batch = batch_from_proto(
+                    request.batch, engine=request.engine, rank=request.rank
+                )
+                self.batches.append(batch)
+            elif kind == "gap":
+                self.gaps.append(request.gap)
+            yield pb.StreamResponse()
+
+
+@dataclass(frozen=True, kw_only=True)
+class EngineRun:
+    """What one engine was asked, what it answered and what the plugin sent."""
+
+    requests: list[dict[str, Any]]
+    tokens: dict[str, list[int]]
+    batches: list[StepBatch]
+    gaps: list[pb.Gap]
+    bank: pb.Bank | None = field(default=None)
+
+    def sequence(self, name: str) -> list[int]:
+        """Every token that passed through the layers: all but the last one drawn."""
+        request = next(r for r in self.requests if r["request_id"] == name)
+        return [*request["prompt"], *self.tokens[name]][:-1]
+
+
+def make_bank(d_model: int) -> pb.Bank:
+    """Return a bank of random columns at both hook points."""
+    rng = np.random.default_rng(0)
+    slices = []
+    for hook_point in HOOK_POINTS:
+        weight = rng.standard_normal((N_COLUMNS, d_model)).astype(np.float32)
+        bias = rng.standard_normal(N_COLUMNS).astype(np.float32)
+        slices.append(
+            pb.BankSlice(
+                hook_point=hook_point,
+                n_columns=N_COLUMNS,
+                d_model=d_model,
+                weight=weight.tobytes(),
+                bias=bias.tobytes(),
+            )
+        )
+    return pb.Bank(digest="test-bank", slices=slices)
+
+
+def bank_arrays(
+    bank: pb.Bank, site: int
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Return weight (N_COLUMNS, d_model) and bias (N_COLUMNS,) at hook point *site*."""
+    part = bank.slices[site]
+    weight = np.frombuffer(part.weight, dtype=np.float32)
+    return weight.reshape(N_COLUMNS, -1), np.frombuffer(part.bias, dtype=np.float32)
+
+
+def make_requests(n: int, seed: int) -> list[dict[str, Any]]:
+    """Return *n* random requests, 4 to 400 tokens, every eighth one aborted."""
+    rng = np.random.default_rng(seed)
+    return [
+        {
+            "request_id": f"r{i}",
+            "prompt": rng.integers(5, 500, int(rng.integers(4, 400))).tolist(),
+            "n_generate": int(rng.integers(1, 12)),
+            "abort_at_step": int(rng.integers(5, 150)) if i % 8 == 3 else None,
+        }
+        for i in range(n)
+    ]
+
+
+def run_engine(
+    folder: Path,
+    *,
+    mode: str,
+    enforce_eager: bool,
+    n_requests: int,
+    is_tapped: bool = True,
+    is_forced_compile: bool = False,
+    cache_root: Path | None = None,
+    **engine_arguments: Any,
+) -> EngineRun:
+    """
+    Run random requests through a real engine in a process of its own.
+
+    *is_forced_compile* takes vLLM's own compile path with its cache, which the CPU
+    platform switches off; *cache_root* holds that cache.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    d_model = json.loads((ORGANISM / "config.json").read_text())["hidden_size"]
+    bank = make_bank(d_model) if mode == "pushdown" else None
+    recorder = Recorder(bank)
+    server = grpc.server(
+        ThreadPoolExecutor(4), options=[("grpc.max_receive_message_length", -1)]
+    )
+    pb_grpc.add_CaptureServicer_to_server(recorder, server)
+    address = f"unix:{folder}/recorder.sock"
+    server.add_insecure_port(address)
+    server.start()
+    requests = make_requests(n_requests, seed=7)
+    engine: dict[str, Any] = {
+        "model": str(ORGANISM),
+        "dtype": "float32",
+        "enforce_eager": enforce_eager,
+        "max_num_seqs": 8,
+        "max_num_batched_tokens": 64,
+        "max_model_len": 512,
+        "enable_prefix_caching": False,
+        **engine_arguments,
+    }
+    if is_tapped:
+        engine["additional_config"] = {
+            "innerwatch": {
+                "hook_points": list(HOOK_POINTS),
+                "mode": mode,
+                "address": address,
+            }
+        }
+    if is_forced_compile:
+        engine["worker_cls"] = "forced_compile_worker.ForcedCompileWorker"
+    plan = {
+        "engine": engine,
+        "requests": requests,
+        "settle_seconds": 2 if is_tapped else 0,
+        "force_compile": is_forced_compile,
+    }
+    (folder / "plan.json").write_text(json.dumps(plan))
+    environment = {
+        **os.environ,
+        "VLLM_CPU_KVCACHE_SPACE": "1",
+        "PYTHONPATH": str(HERE),
+    }
+    if cache_root is not None:
+        environment["VLLM_CACHE_ROOT"] = str(cache_root)
+    log = folder / "engine.log"
+    with log.open("wb") as output:
+        subprocess.run(
+            [
+                sys.executable,
+                str(HERE / "drive_engine.py"),
+                str(folder / "plan.json"),
+                str(folder / "result.json"),
+            ],
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            env=environment,
+            check=False,
+            timeout=900,
+        )
+    server.stop(1).wait()
+    assert (folder / "result.json").exists(), log.read_text()[-3000:]
+    result = json.loads((folder / "result.json").read_text())
+    return EngineRun(
+        requests=requests,
+        tokens=result["tokens"],
+        batches=recorder.batches,
+        gaps=recorder.gaps,
+        bank=bank,
+    )

@@ -1,0 +1,158 @@
+"""Real detectors, data sets and checkpoints, small and seeded, for tests."""
+
+import importlib.util
+import json
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+import safetensors.numpy
+
+from probes import (
+    DatasetWriter,
+    Detector,
+    EMAMax,
+    LinearProbe,
+    Mahalanobis,
+    Max,
+    Mean,
+    ModelIdentity,
+    SAEFeatureDetector,
+)
+from probes.arrays import Float32
+
+D_MODEL = 12
+HOOK_POINT = "blocks.1.hook_resid_post"
+LATER_HOOK_POINT = "blocks.10.hook_resid_post"
+
+
+def require_sklearn() -> None:
+    """Skip where scikit-learn is not installed; fail there in CI."""
+    if importlib.util.find_spec("sklearn") is not None:
+        return
+    message = "scikit-learn is not installed: pip install 'innerwatch[fit]'"
+    if os.environ.get("CI") == "true":
+        pytest.fail(message)
+    pytest.skip(message, allow_module_level=True)
+
+
+def floats(*shape: int, seed: int = 0) -> Float32:
+    """Normal numbers of *shape*, float32."""
+    return np.random.default_rng(seed).normal(size=shape).astype(np.float32)
+
+
+def identity(**changes: str | int) -> ModelIdentity:
+    """The identity of a model that does not exist."""
+    fields: dict[str, str | int] = {
+        "model": "tiny",
+        "config_sha256": "c" * 64,
+        "weights_sha256": "a" * 64,
+        "tokenizer_sha256": "7" * 64,
+        "d_model": D_MODEL,
+        "n_layers": 11,
+        "dtype": "float32",
+    }
+    return ModelIdentity(**(fields | changes))  # type: ignore[arg-type]
+
+
+def linear(name: str = "linear", hook_point: str = HOOK_POINT) -> LinearProbe:
+    return LinearProbe(
+        name=name,
+        hook_point=hook_point,
+        weight=floats(D_MODEL, seed=1),
+        bias=-0.25,
+        aggregator=Max(),
+    )
+
+
+def sae_features(activation: str = "jumprelu") -> SAEFeatureDetector:
+    return SAEFeatureDetector(
+        name=f"sae-{activation}",
+        hook_point=LATER_HOOK_POINT,
+        encoder=floats(3, D_MODEL, seed=2),
+        bias=floats(3, seed=3),
+        thresholds=np.array([0.5, 1.0, 2.0], dtype=np.float32),
+        activation=activation,
+        features=np.array([7, 3, 40], dtype=np.int64),
+        feature_weights=np.array([1.0, 0.5, -2.0], dtype=np.float32),
+        aggregator=EMAMax(alpha=0.25),
+    )
+
+
+def mahalanobis(
+    rank: int = 4, d_model: int = D_MODEL, mean_scale: float = 3.0, seed: int = 4
+) -> Mahalanobis:
+    basis = np.linalg.qr(floats(d_model, rank, seed=seed).astype(np.float64))[0]
+    return Mahalanobis(
+        name=f"mahalanobis-{rank}",
+        hook_point=HOOK_POINT,
+        mean=floats(d_model, seed=seed + 1) * np.float32(mean_scale),
+        directions=np.ascontiguousarray(basis.T, dtype=np.float32),
+        variances=np.linspace(9, 2, rank).astype(np.float32),
+        residual_variance=1.0,
+        aggregator=Mean(),
+    )
+
+
+def detectors() -> list[Detector]:
+    """One of every family and shape, at two hook points."""
+    return [
+        linear(),
+        linear("linear-later", LATER_HOOK_POINT),
+        sae_features("jumprelu"),
+        sae_features("relu"),
+        mahalanobis(rank=4),
+        mahalanobis(rank=D_MODEL),
+    ]
+
+
+def write_dataset(
+    path: Path, *, n_requests: int = 60, seed: int = 0, shift: float = 4.0
+) -> None:
+    """
+    Requests of 4 to 20 tokens; in every third, a few completion tokens move.
+
+    Those carry ``behaviour = "backdoor"``; the others ``behaviour = "none"``.
+    """
+    rng = np.random.default_rng(seed)
+    direction = floats(D_MODEL, seed=99)
+    direction /= np.linalg.norm(direction)
+    with DatasetWriter(path, identity(), [HOOK_POINT], D_MODEL) as writer:
+        for index in range(n_requests):
+            n_tokens, is_planted = int(rng.integers(8, 20)), index % 3 == 0
+            rows = rng.normal(size=(n_tokens, D_MODEL)).astype(np.float32) + 1
+            if is_planted:
+                rows[-3:] += np.float32(shift) * direction
+            writer.append(
+                f"request-{index}",
+                {HOOK_POINT: rows},
+                np.arange(n_tokens, dtype=np.int32),
+                np.arange(n_tokens, dtype=np.int32),
+                n_prompt_tokens=4,
+                labels={"behaviour": "backdoor" if is_planted else "none"},
+            )
+
+
+def write_sae(
+    path: Path,
+    cfg: dict[str, object],
+    *,
+    d_in: int = D_MODEL,
+    d_sae: int = 30,
+    dtype: type[np.floating] = np.float32,
+) -> dict[str, Float32]:
+    """A SAELens folder; returns its tensors as written."""
+    path.mkdir()
+    tensors = {
+        "W_enc": floats(d_in, d_sae, seed=11).astype(dtype),
+        "W_dec": floats(d_sae, d_in, seed=12).astype(dtype),
+        "b_enc": floats(d_sae, seed=13).astype(dtype),
+        "b_dec": floats(d_in, seed=14).astype(dtype),
+    }
+    if cfg.get("architecture") == "jumprelu":
+        tensors["threshold"] = np.abs(floats(d_sae, seed=15)).astype(dtype)
+    safetensors.numpy.save_file(tensors, path / "sae_weights.safetensors")
+    full = {"d_in": d_in, "d_sae": d_sae, **cfg}
+    (path / "cfg.json").write_text(json.dumps(full))
+    return tensors

@@ -1,0 +1,270 @@
+"""Bundles on disk: the same bytes, or refused."""
+
+import contextlib
+import hashlib
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from probes import (
+    ArtifactError,
+    Bundle,
+    Calibration,
+    check_identity,
+    load_bundle,
+    new_bundle,
+    save_bundle,
+)
+from tests.probes.builders import detectors, identity, linear
+
+TENSORS = "detectors.safetensors"
+
+
+def build(**changes: object) -> Bundle:
+    calibration = Calibration(
+        threshold=1.5,
+        alpha=0.01,
+        n_benign=120,
+        n_flagged_benign=1,
+        dataset_sha256="d" * 64,
+    )
+    fields: dict[str, object] = {
+        "name": "set",
+        "version": "1",
+        "identity": identity(),
+        "detectors": detectors(),
+        "calibrations": {d.name: calibration for d in detectors()},
+    }
+    return new_bundle(**(fields | changes))  # type: ignore[arg-type]
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    save_bundle(tmp_path / "bundle", build())
+    return tmp_path / "bundle"
+
+
+def refused(path: Path, match: str) -> None:
+    """Loading *path* raises one line that says *match*."""
+    with pytest.raises(ArtifactError, match=match) as caught:
+        load_bundle(path)
+    assert "\n" not in str(caught.value)
+
+
+def test_round_trip(path: Path) -> None:
+    """
+    What was saved is what is loaded: names, identity, calibrations and digest.
+    """
+    built, loaded = build(), load_bundle(path)
+
+    assert (built.name, built.version) == (loaded.name, loaded.version)
+    assert built.identity == loaded.identity
+    assert built.calibrations == loaded.calibrations
+    assert [d.name for d in built.detectors] == [d.name for d in loaded.detectors]
+    assert built.digest == loaded.digest
+
+
+def test_same_bundle_same_bytes(tmp_path: Path) -> None:
+    """
+    Saving twice gives the same files, and the digest that was promised.
+    """
+    digests = [save_bundle(tmp_path / name, build()) for name in ("a", "b")]
+
+    for name in ("bundle.json", TENSORS):
+        first, second = ((tmp_path / x / name).read_bytes() for x in ("a", "b"))
+        assert first == second
+    assert [build().digest] * 2 == digests
+    text = (tmp_path / "a" / "bundle.json").read_bytes()
+    assert hashlib.sha256(text).hexdigest() == digests[0]
+
+
+def test_existing_folder_is_left_alone(path: Path) -> None:
+    """
+    A bundle is never overwritten, and nothing unfinished is left beside it.
+    """
+    with pytest.raises(ArtifactError, match="found one"):
+        save_bundle(path, build())
+
+    assert [path] == list(path.parent.iterdir())
+
+
+@pytest.mark.parametrize("position", [0, 1, 7, 9, 60, 200, 900, -1, -40])
+def test_a_flipped_byte_of_the_tensors_is_refused(path: Path, position: int) -> None:
+    """
+    One changed byte anywhere in the tensors is refused, naming the file.
+    """
+    content = bytearray((path / TENSORS).read_bytes())
+    content[position] ^= 1
+    (path / TENSORS).write_bytes(content)
+
+    refused(path, f"{TENSORS}: sha256")
+
+
+@pytest.mark.parametrize("n_bytes", [0, 5, 100, 1000])
+def test_truncated_tensors_are_refused(path: Path, n_bytes: int) -> None:
+    """
+    A file that was cut short is refused, naming it.
+    """
+    content = (path / TENSORS).read_bytes()
+    (path / TENSORS).write_bytes(content[:n_bytes])
+
+    refused(path, TENSORS)
+
+
+@pytest.mark.parametrize("name", ["bundle.json", TENSORS])
+def test_missing_file_is_refused(path: Path, name: str) -> None:
+    """
+    A missing file is refused, naming it.
+    """
+    (path / name).unlink()
+
+    refused(path, f"{name}: expected a file")
+
+
+def test_flipped_bytes_of_the_json_are_refused_or_change_the_digest(
+    path: Path,
+) -> None:
+    """
+    No changed byte of bundle.json passes whoever gives the digest; most pass nobody.
+    """
+    file = path / "bundle.json"
+    original, digest = file.read_bytes(), build().digest
+    for position in range(0, len(original), 29):
+        content = bytearray(original)
+        content[position] ^= 1
+        file.write_bytes(content)
+
+        with pytest.raises(ArtifactError, match=r"bundle\.json: sha256"):
+            load_bundle(path, expected_digest=digest)
+        with contextlib.suppress(ArtifactError):
+            assert digest != load_bundle(path).digest
+
+
+Edit = Callable[[dict[str, object]], object]
+
+
+def _detector(data: dict[str, object], index: int) -> dict[str, object]:
+    items = data["detectors"]
+    assert isinstance(items, list)
+    found: dict[str, object] = items[index]
+    return found
+
+
+def _table(data: dict[str, object], key: str) -> dict[str, object]:
+    found = data[key]
+    assert isinstance(found, dict)
+    return found
+
+
+EDITS: list[tuple[str, Edit]] = [
+    (r"schema: expected 1, found 2", lambda d: d.update(schema=2)),
+    (r"schema: expected 1, found True", lambda d: d.update(schema=True)),
+    (r"extra: unknown key", lambda d: d.update(extra=1)),
+    (r"version: expected a string", lambda d: d.pop("version")),
+    (r"name: expected at most 64", lambda d: d.update(name="../up")),
+    (r"identity: expected a table", lambda d: d.update(identity=[])),
+    (r"identity\.dtype", lambda d: _table(d, "identity").pop("dtype")),
+    (r"identity\.more: unknown", lambda d: _table(d, "identity").update(more=1)),
+    (r"d_model: expected 13", lambda d: _table(d, "identity").update(d_model=13)),
+    (r"a layer below 10", lambda d: _table(d, "identity").update(n_layers=10)),
+    (r"detectors: expected a list", lambda d: d.update(detectors={})),
+    (r"linear-later/weight: unknown array", lambda d: d.update(detectors=[])),
+    (r"detectors\[0\]\.family", lambda d: _detector(d, 0).update(family="mlp")),
+    (r"detectors\[0\]\.bias", lambda d: _detector(d, 0).update(bias="0")),
+    (r"finite", lambda d: _detector(d, 0).update(bias=1e300)),
+    (r"detectors\[0\]\.more", lambda d: _detector(d, 0).update(more=1)),
+    (
+        r"detectors\[0\]\.weight: expected an array other/weight",
+        lambda d: _detector(d, 0).update(name="other"),
+    ),
+    (r"'blocks\.L", lambda d: _detector(d, 0).update(hook_point="layer 3")),
+    (r"detectors\[0\]: name", lambda d: _detector(d, 0).update(aggregator={})),
+    (r"calibrations: expected one", lambda d: _table(d, "calibrations").popitem()),
+    (
+        r"calibrations\.linear: alpha",
+        lambda d: _table(_table(d, "calibrations"), "linear").update(alpha=0),
+    ),
+]
+
+
+@pytest.mark.parametrize(("match", "edit"), EDITS, ids=[e[0] for e in EDITS])
+def test_edited_json_is_refused(path: Path, match: str, edit: Edit) -> None:
+    """
+    A key that is missing, unknown or impossible is refused by its name.
+    """
+    file = path / "bundle.json"
+    data = json.loads(file.read_bytes())
+    edit(data)
+    file.write_text(json.dumps(data))
+
+    refused(path, match)
+
+
+@pytest.mark.parametrize(
+    "text", ["", "[]", "{", '{"schema": 1, "schema": 1}', "[" * 100_000, "\x00"]
+)
+def test_other_text_is_refused(path: Path, text: str) -> None:
+    """
+    What is not one JSON object without repeated keys is refused.
+    """
+    (path / "bundle.json").write_text(text)
+
+    refused(path, r"bundle\.json")
+
+
+def test_nan_is_refused(path: Path) -> None:
+    """
+    A threshold of NaN, above which nothing is, is refused.
+    """
+    file = path / "bundle.json"
+    file.write_text(file.read_text().replace("1.5", "NaN"))
+
+    refused(path, "NaN")
+
+
+def test_huge_file_is_refused_before_it_is_read(path: Path) -> None:
+    """
+    A file beyond the limit is refused by its size alone.
+    """
+    with (path / TENSORS).open("r+b") as file:
+        file.truncate((1 << 30) + 1)
+
+    refused(path, f"{TENSORS}: expected at most")
+
+
+def test_detectors_and_calibrations_must_agree() -> None:
+    """
+    A detector without a threshold cannot be part of a bundle.
+    """
+    with pytest.raises(ArtifactError, match="calibrations"):
+        build(detectors=[*detectors(), linear("more")])
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("config_sha256", "b" * 64),
+        ("weights_sha256", "b" * 64),
+        ("weights_sha256", ""),
+        ("tokenizer_sha256", "b" * 64),
+        ("d_model", 13),
+        ("n_layers", 12),
+        ("dtype", "bfloat16"),
+    ],
+)
+def test_another_model_is_refused(field: str, value: str | int) -> None:
+    """
+    The first field that differs is named, with both values.
+    """
+    with pytest.raises(ArtifactError, match=f"identity.{field}: .*found {value!r}"):
+        check_identity(build(), identity(**{field: value}))
+
+
+@pytest.mark.parametrize("changes", [{}, {"model": "/x"}, {"tokenizer_sha256": ""}])
+def test_the_same_model_elsewhere_is_accepted(changes: dict[str, str | int]) -> None:
+    """
+    Where the model lies does not matter, nor a tokenizer that is not known.
+    """
+    check_identity(build(), identity(**changes))

@@ -1,0 +1,282 @@
+# ruff: noqa: E402 - scikit-learn is imported once it is known to be there.
+"""Fitting, from two data sets and a recipe to a bundle."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests.probes.builders import (
+    D_MODEL,
+    HOOK_POINT,
+    floats,
+    require_sklearn,
+    write_dataset,
+    write_sae,
+)
+
+require_sklearn()
+
+from sklearn.covariance import LedoitWolf
+from sklearn.metrics import roc_auc_score
+
+from probes import ArtifactError, Dataset, Max, RecipeError, load_dataset, score
+from probes import save_bundle as save
+from probes.fit.evaluate import auroc, request_statistics
+from probes.fit.logistic import LogisticOptions, fit_logistic
+from probes.fit.mahalanobis import fit_mahalanobis
+from probes.fit.recipe import fit_bundle
+from probes.fit.select import Selector, rows_of_tokens, select_requests
+
+BACKDOOR = Selector(label="behaviour", equals="backdoor")
+RECIPE = f"""
+name = "demo"
+version = "1"
+alpha = 0.1
+
+[[detector]]
+name = "backdoor"
+family = "logistic"
+hook_point = "{HOOK_POINT}"
+aggregator = {{ name = "ema_max", alpha = 0.5 }}
+positive = {{ label = "behaviour", equals = "backdoor" }}
+tokens = "completion"
+
+[[detector]]
+name = "odd"
+family = "mahalanobis"
+hook_point = "{HOOK_POINT}"
+benign = {{ label = "behaviour", equals = "none" }}
+rank = 6
+
+[[detector]]
+name = "feature"
+family = "sae"
+hook_point = "{HOOK_POINT}"
+benign = {{ label = "behaviour", equals = "none" }}
+path = "sae"
+features = [3, 5]
+"""
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("fit")
+    write_dataset(path / "fit", seed=1, n_requests=120)
+    write_dataset(path / "calibration", seed=2, n_requests=240)
+    write_dataset(path / "test", seed=3, n_requests=300)
+    cfg: dict[str, object] = {"hook_name": HOOK_POINT, "architecture": "standard"}
+    write_sae(path / "sae", cfg)
+    (path / "recipe.toml").write_text(RECIPE)
+    return path
+
+
+@pytest.fixture(scope="module")
+def fit(folder: Path) -> Dataset:
+    return load_dataset(folder / "fit")
+
+
+@pytest.fixture(scope="module")
+def calibration(folder: Path) -> Dataset:
+    return load_dataset(folder / "calibration")
+
+
+@pytest.mark.parametrize("tokens", ["all", "completion"])
+def test_probe_finds_the_planted_behaviour(
+    folder: Path, fit: Dataset, tokens: str
+) -> None:
+    """
+    From labels of whole requests, the probe separates other requests at 0.99.
+    """
+    probe = fit_logistic(
+        fit,
+        name="p",
+        hook_point=HOOK_POINT,
+        positive=select_requests(fit, BACKDOOR),
+        negative=select_requests(fit, BACKDOOR, is_negated=True),
+        aggregator=Max(),
+        options=LogisticOptions(tokens=tokens),
+    )
+
+    test = load_dataset(folder / "test")
+    positive = request_statistics(test, probe, select_requests(test, BACKDOOR))
+    negative = request_statistics(
+        test, probe, select_requests(test, BACKDOOR, is_negated=True)
+    )
+    assert auroc(positive, negative) >= 0.99
+
+
+def test_full_rank_equals_scikit_learn(fit: Dataset) -> None:
+    """
+    The detector's distance is that of the covariance it was fitted with.
+    """
+    benign = select_requests(fit, BACKDOOR, is_negated=True)
+    rows = np.concatenate([fit.activations[HOOK_POINT][fit.rows_of(i)] for i in benign])
+    detector = fit_mahalanobis(
+        fit, name="m", hook_point=HOOK_POINT, benign=benign, aggregator=Max()
+    )
+    x = floats(30, D_MODEL, seed=5) * np.float32(2)
+
+    expected = LedoitWolf().fit(rows.astype(np.float64)).mahalanobis(x)
+
+    evidence = score(detector, {HOOK_POINT: x})[:, 0]
+    np.testing.assert_allclose(evidence, expected, rtol=1e-4)
+
+
+def test_bundle_keeps_its_promise(
+    folder: Path, fit: Dataset, calibration: Dataset
+) -> None:
+    """
+    All detectors together flag few new benign requests, and the planted ones.
+    """
+    steps: list[tuple[int, int, str]] = []
+    bundle = fit_bundle(
+        folder / "recipe.toml", fit, calibration, lambda *step: steps.append(step)
+    )
+
+    test = load_dataset(folder / "test")
+    is_flagged = np.zeros(len(test.requests), dtype=bool)
+    for detector in bundle.detectors:
+        statistics = request_statistics(test, detector)
+        is_flagged |= bundle.calibrations[detector.name].margin(statistics) > 0
+    is_planted = np.array([BACKDOOR.matches(r) for r in test.requests])
+    # 200 benign requests at 0.1: three standard deviations above are 0.164.
+    assert is_flagged[~is_planted].mean() <= 0.164
+    assert is_flagged[is_planted].mean() >= 0.95
+    assert (6, 6, "done") == steps[-1]
+    alphas = {c.alpha for c in bundle.calibrations.values()}
+    assert {0.1 / 3} == alphas
+
+
+def test_same_inputs_same_bytes(
+    folder: Path, fit: Dataset, calibration: Dataset, tmp_path: Path
+) -> None:
+    """
+    Fitting twice gives one digest, the one that it has on disk.
+    """
+    bundles = [fit_bundle(folder / "recipe.toml", fit, calibration) for _ in range(2)]
+
+    assert bundles[0].digest == bundles[1].digest
+    assert bundles[0].digest == save(tmp_path / "bundle", bundles[0])
+
+
+def test_calibrating_on_the_fitted_requests_is_refused(
+    folder: Path, fit: Dataset
+) -> None:
+    """
+    A threshold chosen on what was fitted would promise nothing, and is refused.
+    """
+    with pytest.raises(ArtifactError, match="same data set"):
+        fit_bundle(folder / "recipe.toml", fit, fit)
+
+
+MISTAKES = [
+    ("alpha = 0.1", "alpha = 1.5", r"recipe.toml: alpha: expected"),
+    ("alpha = 0.1", "", r"recipe.toml: alpha: expected a number, found nothing"),
+    ("alpha = 0.1", "alpha = 0.1\nmore = 1", r"recipe.toml: more: unknown key"),
+    ("rank = 6", "rnak = 6", r"detector\[1\]\.rnak: unknown key"),
+    ("rank = 6", "rank = 0", r"detector\[1\]\.rank"),
+    ("rank = 6", "rank = 13", r"detector\[1\]: rank: expected 1 to 12"),
+    ("mahalanobis", "forest", r"detector\[1\]\.family"),
+    ('"odd"', '"backdoor"', r"detector: expected different names"),
+    ('"odd"', '"o d"', r"detector\[1\]\.name"),
+    ("completion", "middle", r"detector\[0\]\.tokens"),
+    ("alpha = 0.5 }", "alpha = 5 }", r"detector\[0\]\.aggregator\.alpha"),
+    ("alpha = 0.5 }", "beta = 5 }", r"detector\[0\]\.aggregator\.beta: unknown"),
+    ("[3, 5]", "[3, 500]", r"detector\[2\]: .*features"),
+    ("[3, 5]", "[true]", r"detector\[2\]\.features"),
+    ('path = "sae"', 'path = "no"', r"detector\[2\]: .*cfg\.json"),
+    ('equals = "backdoor"', 'equals = "x"', r"detector\[0\]: .*0 positive"),
+    ('equals = "backdoor"', "is = 1", r"detector\[0\]\.positive\.equals"),
+    ("alpha = 0.1", "alpha = 0.001", r"detector\[0\]: .*at least 3000 benign"),
+    ("blocks.1.", "blocks.2.", r"detector\[0\]: hook_point"),
+    ("[[detector]]", "[[detector", r"expected TOML"),
+]
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "match"), MISTAKES, ids=[m[2] for m in MISTAKES]
+)
+def test_mistake_in_a_recipe_is_named(
+    folder: Path, fit: Dataset, calibration: Dataset, old: str, new: str, match: str
+) -> None:
+    """
+    A mistake is one line that names the recipe, the detector and the key.
+    """
+    assert old in RECIPE
+    path = folder / "mistaken" / "recipe.toml"
+    path.parent.mkdir(exist_ok=True)
+    text = RECIPE.replace(old, new).replace('"sae"\nfeat', '"../sae"\nfeat')
+    path.write_text(text)
+
+    with pytest.raises(RecipeError, match=match) as caught:
+        fit_bundle(path, fit, calibration)
+
+    assert "\n" not in str(caught.value)
+
+
+def test_auroc_equals_scikit_learn() -> None:
+    """
+    With and without ties, the area equals scikit-learn's.
+    """
+    rng = np.random.default_rng(0)
+    positive = np.round(rng.normal(0.5, 1, 300), 1)
+    negative = np.round(rng.normal(0, 1, 500), 1)
+
+    is_positive = np.arange(800) < 300
+    expected = roc_auc_score(is_positive, np.concatenate([positive, negative]))
+
+    assert auroc(positive, negative) == pytest.approx(expected, abs=1e-12)
+
+
+def test_statistics_equal_the_plain_twin(fit: Dataset) -> None:
+    """
+    Scoring in groups gives each request what it gets by itself.
+    """
+    detector = fit_mahalanobis(
+        fit,
+        name="m",
+        hook_point=HOOK_POINT,
+        benign=range(20),
+        aggregator=Max(),
+        rank=3,
+        max_rows=50,
+    )
+    activations = fit.activations[HOOK_POINT]
+
+    expected = [
+        detector.aggregator.aggregate(
+            score(detector, {HOOK_POINT: activations[fit.rows_of(index)]})
+        )
+        for index in (5, 0, 7)
+    ]
+
+    statistics = request_statistics(fit, detector, [5, 0, 7])
+    np.testing.assert_allclose(statistics, expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("tokens", "expected"), [("all", 0), ("completion", 4), ("prompt_end", 3)]
+)
+def test_tokens_are_chosen_by_position(
+    fit: Dataset, tokens: str, expected: int
+) -> None:
+    """
+    The first row of the first request that is meant, of a prompt of four.
+    """
+    assert expected == rows_of_tokens(fit, 0, tokens)[0]
+
+
+@pytest.mark.parametrize(
+    ("equals", "is_match"), [(True, True), (1, False), (1.0, False)]
+)
+def test_true_is_not_one(fit: Dataset, equals: bool | float, is_match: bool) -> None:
+    """
+    A selector tells truth values from numbers.
+    """
+    request = fit.requests[0]
+    labelled = type(request)(
+        request_id="x", first_row=0, n_rows=1, n_prompt_tokens=0, labels={"bad": True}
+    )
+
+    assert is_match is Selector(label="bad", equals=equals).matches(labelled)

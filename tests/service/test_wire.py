@@ -1,0 +1,223 @@
+"""Messages and records say the same, and malformed bytes only raise WireError."""
+
+from collections.abc import Callable
+from dataclasses import asdict
+
+import numpy as np
+import pytest
+from google.protobuf.message import DecodeError
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from monitor.core import BatchError, Monitor
+from monitor.records import Gap, LossReason, LostRange, StepBatch
+from service.rpc.innerwatch.v1 import innerwatch_pb2 as pb
+from service.wire import (
+    REASON_FROM_PROTO,
+    REASON_TO_PROTO,
+    WireError,
+    bank_from_proto,
+    bank_to_proto,
+    batch_from_proto,
+    batch_to_proto,
+    gap_from_proto,
+    gap_to_proto,
+    identity_from_proto,
+    identity_to_proto,
+)
+from tests.monitor.builders import ENGINE, LATE, Rows, bank, batch, monitor, quiet
+from tests.service.builders import identity
+
+
+def message() -> pb.StepBatch:
+    return batch_to_proto(
+        batch(Rows("a", 0, quiet(2)), Rows("b", 7, quiet(1), n_cached=7))
+    )
+
+
+def convert(message: pb.StepBatch) -> StepBatch:
+    return batch_from_proto(message, engine=ENGINE, rank=0)
+
+
+def test_every_reason_travels() -> None:
+    """
+    The table has each reason of both sides, once.
+    """
+    assert set(LossReason) == set(REASON_TO_PROTO)
+    assert set(pb.LossReason.values()) == {0, *REASON_FROM_PROTO}
+    for reason, number in REASON_TO_PROTO.items():
+        assert f"LOSS_REASON_{reason.name}" == pb.LossReason.Name(number)
+
+
+@pytest.mark.parametrize("holds_activations", [False, True])
+def test_a_batch_survives_the_wire(holds_activations: bool) -> None:
+    """
+    Every field of a batch comes back as it was.
+    """
+    sent = batch(
+        Rows("a", 0, quiet(2)),
+        Rows("b", 7, [[1.0, 2.0, 3.0, 4.0]], n_cached=7, n_prompt_tokens=9),
+        finished=("z",),
+        holds_activations=holds_activations,
+    )
+    bytes_sent = batch_to_proto(sent).SerializeToString()
+
+    found = convert(pb.StepBatch.FromString(bytes_sent))
+
+    for name, value in asdict(sent).items():
+        np.testing.assert_equal(value, getattr(found, name), err_msg=name)
+
+
+def test_a_gap_survives_the_wire() -> None:
+    """
+    Every field of a gap comes back as it was.
+    """
+    sent = Gap(
+        engine=ENGINE,
+        rank=2,
+        reason=LossReason.DISCONNECTED,
+        first_step=3,
+        last_step=9,
+        n_tokens=11,
+        lost=(LostRange(request_id="a", first_position=4, n_tokens=6),),
+        finished=("a", "b"),
+        began_at=1.5,
+        ended_at=2.5,
+    )
+
+    assert sent == gap_from_proto(gap_to_proto(sent), engine=ENGINE, rank=2)
+
+
+def test_a_bank_survives_the_wire() -> None:
+    """
+    Digest, weights and biases come back bit by bit.
+    """
+    digest, slices = bank_from_proto(bank_to_proto(bank()))
+
+    assert bank().digest == digest
+    assert list(bank().hook_points) == list(slices)
+    for hook_point, (weight, bias) in slices.items():
+        np.testing.assert_array_equal(bank().weights[hook_point], weight)
+        np.testing.assert_array_equal(bank().biases[hook_point], bias)
+
+
+def test_an_identity_survives_the_wire() -> None:
+    """
+    The fields are the keyword arguments that build the identity again.
+    """
+    fields = identity_from_proto(identity_to_proto(identity()))
+
+    assert identity() == identity(**fields)  # type: ignore[arg-type]
+
+
+def _set(**fields: object) -> Callable[[pb.StepBatch], None]:
+    def change(message: pb.StepBatch) -> None:
+        for name, value in fields.items():
+            setattr(message, name, value)
+
+    return change
+
+
+def _set_rows(**fields: object) -> Callable[[pb.StepBatch], None]:
+    def change(message: pb.StepBatch) -> None:
+        for name, value in fields.items():
+            setattr(message.hook_points[1], name, value)
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("change", "where"),
+    [
+        (_set_rows(values=b"abc"), "hook_points[1].values"),
+        (_set_rows(width=2**32 - 1), "hook_points[1].values"),
+        (_set_rows(squared_norms=b""), "hook_points[1].squared_norms"),
+        (_set_rows(hook_point=""), "hook_points[1].hook_point"),
+        (_set_rows(hook_point="blocks.1.hook_resid_post"), "hook_points[1].hook"),
+        (_set(token_ids=b"1"), "token_ids"),
+        (_set(step=2**64 - 1), "step"),
+        (lambda m: m.requests.add(request_id="a"), "requests"),
+        (lambda m: m.requests.add(request_id=""), "requests"),
+        (lambda m: m.requests.add(request_id="x" * 600), "requests"),
+        (lambda m: m.requests.add(request_id="c", n_rows=2**32 - 1), "values"),
+        (lambda m: m.finished.add(), "finished"),
+    ],
+)
+def test_a_malformed_batch_names_the_field(
+    change: Callable[[pb.StepBatch], None], where: str
+) -> None:
+    """
+    The error says where, what was expected and what came.
+    """
+    bad = message()
+    change(bad)
+
+    with pytest.raises(WireError) as caught:
+        convert(bad)
+
+    assert where in str(caught.value)
+    assert "expected" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        pb.Gap(n_tokens=1),
+        pb.Gap(reason=77, n_tokens=1),  # type: ignore[arg-type]
+        pb.Gap(reason=1, n_tokens=2**64 - 1),  # type: ignore[arg-type]
+        pb.Gap(reason=1, last_step=2**64 - 1),  # type: ignore[arg-type]
+        pb.Gap(reason=1, began_at=float("nan")),  # type: ignore[arg-type]
+        pb.Gap(reason=1, lost=[pb.LostRange(request_id="a", n_tokens=1)]),  # type: ignore[arg-type]
+        pb.Gap(reason=1, n_tokens=1, lost=[pb.LostRange(n_tokens=1)]),  # type: ignore[arg-type]
+        pb.Gap(reason=1, finished=[pb.FinishedRequest()]),  # type: ignore[arg-type]
+    ],
+)
+def test_a_malformed_gap_is_refused(bad: pb.Gap) -> None:
+    """
+    A gap that cannot be counted or stored raises WireError.
+    """
+    with pytest.raises(WireError, match="expected"):
+        gap_from_proto(bad, engine=ENGINE, rank=0)
+
+
+@pytest.mark.parametrize("field", ["digest", "n_columns", "d_model", "hook_point"])
+def test_a_malformed_bank_is_refused(field: str) -> None:
+    """
+    A bank whose sizes do not fit, or without a name, raises WireError.
+    """
+    bad = bank_to_proto(bank())
+    target = bad if field == "digest" else bad.slices[0]
+    setattr(target, field, "" if field in ("digest", "hook_point") else 99)
+
+    with pytest.raises(WireError, match=field if field == "digest" else "slices"):
+        bank_from_proto(bad)
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.integers(0, 10_000), st.integers(0, 7), st.integers(0, 2))
+def test_a_flipped_bit_never_crashes(place: int, bit: int, times: int) -> None:
+    """
+    Damaged bytes are refused or understood; nothing else is raised, and the books
+    balance after them.
+    """
+    raw = bytearray(message().SerializeToString())
+    for i in range(times + 1):
+        raw[(place * (i + 1)) % len(raw)] ^= 1 << bit
+    watch: Monitor = monitor()
+
+    try:
+        watch.observe(convert(pb.StepBatch.FromString(bytes(raw))))
+    except (DecodeError, WireError, BatchError):
+        assert 0 == watch.totals.tokens.n_expected
+    assert watch.totals.tokens.is_balanced
+
+
+def test_a_batch_without_tokens_ids_is_understood() -> None:
+    """
+    A sender that does not know the tokens sends none: they are unknown.
+    """
+    plain = message()
+    plain.token_ids = b""
+
+    assert [-1, -1, -1] == convert(plain).token_ids.tolist()
+    assert LATE in convert(plain).columns
