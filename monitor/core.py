@@ -32,7 +32,16 @@ from monitor.records import (
     RequestSummary,
     StepBatch,
 )
-from monitor.scoring import FATE_REASONS, REPEATED, ScoredRows, refusal_of, score_rows
+from monitor.repeats import Repeats
+from monitor.scoring import (
+    FATE_REASONS,
+    REPEATED,
+    SCORED,
+    ScoredRows,
+    count_fates,
+    refusal_of,
+    score_rows,
+)
 from monitor.standing import Standings
 from probes.bank import ProjectionBank
 from probes.calibration import Calibration
@@ -44,7 +53,7 @@ Finished = tuple[list[Flag], RequestSummary]
 """The flags that a request's end raised, and what was seen of it."""
 
 _Key = tuple[str, str]
-_MAX_ENGINES = 1024  # Engine starts whose last step is remembered.
+_MAX_ENDED = 65536  # Ended requests that are remembered, some 20 MB.
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,8 +113,7 @@ class Monitor:
         self._max_positions = max_positions
         self._live: dict[_Key, LiveRequest] = {}
         self._ended: OrderedDict[_Key, _Ended] = OrderedDict()
-        self._last_steps: dict[str, int] = {}
-        self._last_unlisted: dict[str, tuple[LossReason, int, int]] = {}
+        self._repeats = Repeats()
         self._standings = Standings(self._detectors)
         self._widths = {h: bank.n_columns(h) for h in bank.hook_points}
         self._d_models = {h: bank.weights[h].shape[1] for h in bank.hook_points}
@@ -143,7 +151,7 @@ class Monitor:
         # All scores before any state: an error leaves the monitor as it was.
         scored = score_rows(batch, repeated, self._bank, self._detectors)
         requests = self._advance(batch, scored)
-        self._note_step(batch.engine, batch.step)
+        self._repeats.note(batch.engine, batch.step)
         if not len(scored.rows):
             return []
         n_scored_each = np.bincount(
@@ -196,8 +204,10 @@ class Monitor:
                 )
                 end = lost.first_position + lost.n_tokens
                 live.lose_until(end, gap.reason, self.totals)
-        self._count_unlisted(gap)
-        self._note_step(gap.engine, gap.last_step)
+        n_unlisted = self._repeats.n_new_unlisted(gap)
+        self.totals.tokens.n_expected += n_unlisted
+        self.totals.tokens.n_lost[gap.reason] += n_unlisted
+        self._repeats.note(gap.engine, gap.last_step)
         return [
             self.finish(gap.engine, request_id)
             for request_id in gap.finished
@@ -224,7 +234,7 @@ class Monitor:
 
         A sender that lost an acknowledgement sends again: the caller skips it.
         """
-        return step <= self._last_steps.get(engine, -1)
+        return step <= self._repeats.last_step(engine)
 
     def live(self, engine: str) -> list[str]:
         """Return the ids of the live requests of *engine*, oldest first."""
@@ -271,26 +281,6 @@ class Monitor:
             return False
         return gap.first_step <= ended.step
 
-    def _note_step(self, engine: str, step: int) -> None:
-        self._last_steps[engine] = max(step, self._last_steps.pop(engine, -1))
-        if len(self._last_steps) > _MAX_ENGINES:
-            oldest = next(iter(self._last_steps))
-            del self._last_steps[oldest]
-            self._last_unlisted.pop(oldest, None)
-
-    def _count_unlisted(self, gap: Gap) -> None:
-        """Count tokens of no request; those of a gap sent again, grown, only once."""
-        n_unlisted = gap.n_tokens - sum(lost.n_tokens for lost in gap.lost)
-        last = self._last_unlisted.get(gap.engine)
-        n_counted = 0
-        if last is not None and last[:2] == (gap.reason, gap.first_step):
-            n_counted = last[2]
-        n_new = max(0, n_unlisted - n_counted)
-        self.totals.tokens.n_expected += n_new
-        self.totals.tokens.n_lost[gap.reason] += n_new
-        seen = (gap.reason, gap.first_step, n_counted + n_new)
-        self._last_unlisted[gap.engine] = seen
-
     def _begin(self, key: _Key) -> LiveRequest:
         live = LiveRequest(
             slot=self._standings.take(),
@@ -304,29 +294,30 @@ class Monitor:
     def _advance(self, batch: StepBatch, scored: ScoredRows) -> list[LiveRequest]:
         """Count every row of *batch*; return its requests in row order."""
         requests: list[LiveRequest] = []
-        for i, request_id in enumerate(batch.request_ids):
+        facts = zip(
+            batch.request_ids,
+            batch.first_positions.tolist(),
+            batch.n_cached.tolist(),
+            batch.n_prompt_tokens.tolist(),
+            count_fates(batch, scored.fates).tolist(),
+            strict=True,
+        )
+        for request_id, first_position, n_cached, n_prompt_tokens, n_by_fate in facts:
             key = (batch.engine, request_id)
             live = self._live.get(key)
             if live is None:
                 live = self._begin(key)
-                cached = min(int(batch.n_cached[i]), int(batch.first_positions[i]))
+                cached = min(n_cached, first_position)
                 live.lose_until(cached, LossReason.PREFIX_CACHED, self.totals)
             live.last_step = batch.step
-            live.n_prompt_tokens = max(
-                live.n_prompt_tokens, int(batch.n_prompt_tokens[i])
-            )
-            fates = scored.fates[batch.row_offsets[i] : batch.row_offsets[i + 1]]
-            first_position = int(batch.first_positions[i])
-            if len(fates):
+            live.n_prompt_tokens = max(live.n_prompt_tokens, n_prompt_tokens)
+            if any(n_by_fate):
                 live.lose_until(first_position, LossReason.NOT_RECEIVED, self.totals)
-            n_by_fate = np.bincount(fates, minlength=REPEATED + 1).tolist()
             self.totals.n_repeated += n_by_fate[REPEATED]
-            lost = {
-                FATE_REASONS[fate]: n
-                for fate, n in enumerate(n_by_fate)
-                if n and fate in FATE_REASONS
-            }
-            live.count_rows(len(fates) - n_by_fate[REPEATED], lost, self.totals)
+            live.count_rows(n_by_fate[SCORED], None, self.totals)
+            for fate, reason in FATE_REASONS.items():
+                if n_by_fate[fate]:
+                    live.count_rows(n_by_fate[fate], reason, self.totals)
             requests.append(live)
         return requests
 
@@ -367,10 +358,10 @@ class Monitor:
         return flags, summary
 
     def _remember_end(self, key: _Key, live: LiveRequest, is_eviction: bool) -> None:
-        step = max(live.last_step, self._last_steps.get(key[0], 0))
+        step = max(live.last_step, self._repeats.last_step(key[0]))
         self._ended[key] = _Ended(step, live.next_position, is_eviction)
         self._ended.move_to_end(key)
-        if len(self._ended) > self._max_live_requests:
+        if len(self._ended) > _MAX_ENDED:
             self._ended.popitem(last=False)
 
     def _flag(self, key: _Key, live: LiveRequest, index: int) -> list[Flag]:

@@ -95,12 +95,13 @@ class LiveRequest:
             coverage.n_lost[reason] += n_tokens
 
     def count_rows(
-        self, n_rows: int, n_lost: dict[LossReason, int], totals: Totals
+        self, n_rows: int, reason: LossReason | None, totals: Totals
     ) -> None:
-        """Advance by *n_rows* positions, of which *n_lost* were lost by reason."""
+        """Advance by *n_rows* positions: lost for *reason*, or scored if None."""
         self.next_position += n_rows
         for coverage in (self.coverage, totals.tokens):
             coverage.n_expected += n_rows
-            coverage.n_scored += n_rows - sum(n_lost.values())
-            for reason, n in n_lost.items():
-                coverage.n_lost[reason] += n
+            if reason is None:
+                coverage.n_scored += n_rows
+            else:
+                coverage.n_lost[reason] += n_rows

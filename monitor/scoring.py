@@ -87,6 +87,16 @@ def score_rows(
     )
 
 
+def count_fates(batch: StepBatch, fates: NDArray[np.uint8]) -> NDArray[np.int64]:
+    """Return how many rows of each fate a request has, (n_requests, n_fates)."""
+    n_requests, n_fates = len(batch.request_ids), max(FATE_REASONS) + 1
+    request_of_row = np.repeat(np.arange(n_requests), np.diff(batch.row_offsets))
+    counts = np.bincount(
+        request_of_row * n_fates + fates, minlength=n_requests * n_fates
+    )
+    return counts.reshape(n_requests, n_fates)
+
+
 def _evidence(
     batch: StepBatch,
     bank: ProjectionBank,

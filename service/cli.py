@@ -2,7 +2,6 @@
 
 import argparse
 import importlib
-import importlib.util
 import sys
 from collections.abc import Sequence
 from typing import Protocol
@@ -19,8 +18,8 @@ class Command(Protocol):
     """
     What a module of `service.commands` offers.
 
-    Modules import nothing heavy at their top: every one of them is imported for
-    every command. What they need they import in `run`.
+    Modules import nothing heavy at their top: ``--help`` imports them all. What
+    they need they import in `run`.
     """
 
     def add_parser(
@@ -47,16 +46,28 @@ def main(argv: Sequence[str] | None = None) -> int:
         description="Watches the inside of a model while vLLM serves.",
     )
     subparsers = parser.add_subparsers(required=True, metavar="command")
-    for name in COMMANDS:
-        if importlib.util.find_spec(f"service.commands.{name}"):
-            importlib.import_module(f"service.commands.{name}").add_parser(subparsers)
-    args = parser.parse_args(argv)
+    words = list(sys.argv[1:] if argv is None else argv)
+    # Only what is asked for is imported: serving must not need what fitting needs.
+    asked = [name for name in words[:1] if name in COMMANDS]
+    for name in asked or COMMANDS:
+        try:
+            command: Command = importlib.import_module(f"service.commands.{name}")
+        except ModuleNotFoundError as error:
+            if asked:
+                print(f"innerwatch: {name} needs {error.name}", file=sys.stderr)
+                return 2
+            continue
+        command.add_parser(subparsers)
+    args = parser.parse_args(words)
     try:
         return int(args.run(args))
     except KeyboardInterrupt:
         return 130
     except BrokenPipeError:
         return 0
+    except ModuleNotFoundError as error:
+        print(f"innerwatch: {words[0]} needs {error.name}", file=sys.stderr)
+        return 2
     except (ValueError, OSError, RuntimeError) as error:
         print(f"innerwatch: {' '.join(str(error).split())}", file=sys.stderr)
         return 1 if isinstance(error, RuntimeError) else 2

@@ -39,7 +39,9 @@ def _identity(vllm_config: Any) -> pb.ModelIdentity:
     model = vllm_config.model_config
     dtype = str(model.dtype).removeprefix("torch.")
     folder = _folder_of(model)
-    if folder is None:
+    # Without files (dummy weights, a store that vLLM streams from) the digests are
+    # unknown: the daemon refuses bundles that name them.
+    if folder is None or not list(folder.glob("*.safetensors")):
         return pb.ModelIdentity(
             model=model.model,
             d_model=model.get_hidden_size(),

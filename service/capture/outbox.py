@@ -89,7 +89,9 @@ class Outbox:
             last.add(step)
             self._changed.notify()
 
-    def next_entry(self, max_unacknowledged: int, timeout_seconds: float) -> Entry | None:
+    def next_entry(
+        self, max_unacknowledged: int, timeout_seconds: float
+    ) -> Entry | None:
         """Return the next entry to send, or None when there is none in time."""
         with self._changed:
             if not self._can_send(max_unacknowledged):

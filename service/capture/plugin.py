@@ -48,7 +48,7 @@ def _with_settings(create: Any) -> Any:
 
 def _with_capture(init: Any) -> Any:
     @functools.wraps(init)
-    def __init__(self: Any, *args: Any, **kwargs: Any) -> None:
+    def armed_init(self: Any, *args: Any, **kwargs: Any) -> None:
         init(self, *args, **kwargs)
         given = self.vllm_config.additional_config
         entry = given.get(KEY) if isinstance(given, dict) else None
@@ -65,5 +65,5 @@ def _with_capture(init: Any) -> Any:
 
         wrap_worker(self, settings_from(entry))
 
-    __init__.innerwatch = True  # type: ignore[attr-defined]
-    return __init__
+    armed_init.innerwatch = True  # type: ignore[attr-defined]
+    return armed_init

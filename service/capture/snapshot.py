@@ -1,4 +1,4 @@
-"""Copies a step's rows out of the tap's buffers before the next step overwrites them."""
+"""Copies a step's rows out of the buffers before the next step overwrites them."""
 
 from dataclasses import dataclass
 

@@ -24,8 +24,10 @@ _UNSUPPORTED: tuple[tuple[str, str, Callable[[Any], object]], ...] = (
     (
         "context parallelism",
         "a rank sees a part of each sequence",
-        lambda c: getattr(c.parallel_config, "decode_context_parallel_size", 1) > 1
-        or getattr(c.parallel_config, "prefill_context_parallel_size", 1) > 1,
+        lambda c: (
+            getattr(c.parallel_config, "decode_context_parallel_size", 1) > 1
+            or getattr(c.parallel_config, "prefill_context_parallel_size", 1) > 1
+        ),
     ),
     (
         "sequence parallelism",

@@ -9,9 +9,12 @@ a loss with a reason.
 Rule 3: the engine's thread never waits for the daemon or the network.
 """
 
+import contextlib
 import logging
 import time
 import uuid
+from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -20,7 +23,7 @@ from service.capture.bank import HostBank, host_bank
 from service.capture.hello import hello_request
 from service.capture.layers import check_layers, find_decoder_layers, install_tap
 from service.capture.outbox import Outbox
-from service.capture.rows import Rows, read_rows
+from service.capture.rows import read_rows
 from service.capture.sender import Sender
 from service.capture.settings import CaptureError, CaptureSettings, layer_of
 from service.capture.snapshot import Snapshooter
@@ -50,6 +53,7 @@ class CaptureWorker:
         self._step = 0
         self._facts: dict[str, tuple[int, int]] = {}
         self._is_proven = False
+        self._is_prepared = False
         self._is_reported = False
 
     def after_load(self) -> None:
@@ -119,75 +123,90 @@ class CaptureWorker:
         """Put a waiting bank in place, and mark the rows to come as not written."""
         if self._sender is None or self._buffers is None:
             return
-        if (bank := self._pending) is not None:
-            self._pending = None
-            bank.write_to(self._buffers)
-            self._digest, self._width = bank.digest, bank.width
-        self._buffers.poison(scheduler_output.total_num_scheduled_tokens)
+        self._is_prepared = False
+        with self._never_raising("a step could not be prepared"):
+            if (bank := self._pending) is not None:
+                self._pending = None
+                bank.write_to(self._buffers)
+                self._digest, self._width = bank.digest, bank.width
+            self._buffers.poison(scheduler_output.total_num_scheduled_tokens)
+            self._is_prepared = True
 
     def after_step(self, scheduler_output: Any) -> None:
         """Read the layout, now that it is right, and hand over a copy of the rows."""
         if self._sender is None:
             return
         self._step += 1
-        finished = tuple(scheduler_output.finished_req_ids)
-        n = scheduler_output.total_num_scheduled_tokens
-        if n == 0 and not finished:
-            return
-        for request_id in finished:
-            self._facts.pop(request_id, None)
-        for new in scheduler_output.scheduled_new_reqs:
-            self._facts[new.req_id] = (new.num_computed_tokens, new.prompt_len)
-        self._capture(scheduler_output, finished, n)
+        lost = Step(
+            step=self._step,
+            bank_digest=self._digest,
+            captured_at=time.time(),
+            n_rows_expected=scheduler_output.total_num_scheduled_tokens,
+            rows=None,
+        )
+        reason = pb.LOSS_REASON_LAYOUT_UNREADABLE
+        with self._never_raising("the rows of a step could not be read"):
+            lost = self._describe(lost, scheduler_output)
+            if lost.n_rows_expected == 0:
+                if lost.finished:
+                    self._outbox.put(lost)
+                return
+            lost = replace(
+                lost, rows=read_rows(self._worker.model_runner, scheduler_output)
+            )
+            dropped = self._reason_to_drop(lost.n_rows_expected)
+            if dropped is None:
+                self._outbox.put(self._copy_rows(lost))
+                return
+            reason = dropped
+        self._outbox.lose(lost, reason)
 
     def close(self) -> None:
         """Send what is left, for a moment, and stop the sender."""
         if self._sender is not None:
             self._sender.close()
 
-    def _capture(self, scheduled: Any, finished: tuple[str, ...], n: int) -> None:
-        rows: Rows | None = None
-        reason = pb.LOSS_REASON_LAYOUT_UNREADABLE
-        step: dict[str, Any] = {
-            "step": self._step,
-            "bank_digest": self._digest,
-            "captured_at": time.time(),
-            "n_rows_expected": n,
-            "finished": finished,
-            "preempted": tuple(scheduled.preempted_req_ids or ()),
-        }
-        if n == 0:
-            self._outbox.put(Step(rows=None, **step))
-            return
-        try:
-            rows = read_rows(self._worker.model_runner, scheduled)
-            if (reason := self._reason_to_drop(n)) is None:
-                assert self._snapshooter is not None
-                taken = self._snapshooter.take(rows.token_ids, self._width)
-                facts = tuple(self._facts.get(i, (0, 0)) for i in rows.request_ids)
-                self._outbox.put(
-                    Step(
-                        rows=rows,
-                        facts=facts,
-                        values=taken.values,
-                        squared_norms=taken.squared_norms,
-                        token_ids=taken.token_ids,
-                        copied=taken.copied,
-                        **step,
-                    )
-                )
-                return
+    def _describe(self, step: Step, scheduled: Any) -> Step:
+        """Return *step* with what the scheduler says of requests that came and went."""
+        finished = tuple(scheduled.finished_req_ids)
+        for request_id in finished:
+            self._facts.pop(request_id, None)
+        for new in scheduled.scheduled_new_reqs:
+            self._facts[new.req_id] = (new.num_computed_tokens, new.prompt_len)
+        return replace(
+            step,
+            finished=finished,
+            preempted=tuple(scheduled.preempted_req_ids or ()),
+        )
+
+    def _copy_rows(self, step: Step) -> Step:
+        assert self._snapshooter is not None
+        assert step.rows is not None
+        taken = self._snapshooter.take(step.rows.token_ids, self._width)
+        return replace(
+            step,
+            facts=tuple(self._facts.get(i, (0, 0)) for i in step.rows.request_ids),
+            values=taken.values,
+            squared_norms=taken.squared_norms,
+            token_ids=taken.token_ids,
+            copied=taken.copied,
+        )
+
+    @contextlib.contextmanager
+    def _never_raising(self, what: str) -> Iterator[None]:
         # Serving is never harmed: whatever a vLLM that we have not seen does to us
-        # here, the step's tokens are counted as lost and the engine goes on.
-        except Exception:
-            reason = pb.LOSS_REASON_LAYOUT_UNREADABLE
+        # on the engine's thread, the tokens are counted as lost and it goes on.
+        try:
+            yield
+        except Exception:  # noqa: BLE001
             if not self._is_reported:
                 self._is_reported = True
-                _log.exception("innerwatch: the rows of a step could not be read")
-        self._outbox.lose(Step(rows=rows, **step), reason)
+                _log.exception("innerwatch: %s; its tokens are counted as lost", what)
 
     def _reason_to_drop(self, n_rows: int) -> "pb.LossReason | None":
         assert self._sender is not None
+        if not self._is_prepared:
+            return pb.LOSS_REASON_LAYOUT_UNREADABLE
         if self._settings.mode == "pushdown" and not self._digest:
             if self._sender.is_connected:
                 return pb.LOSS_REASON_NO_BANK

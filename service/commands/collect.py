@@ -5,7 +5,6 @@ import json
 import tempfile
 from pathlib import Path
 
-from service.collecting import Collector, Target, collecting
 from service.progress import progress_bar
 from service.serving import Prompt, VLLMServer, load_prompts
 
@@ -93,6 +92,9 @@ def collect(
         ServingError: vLLM did not start or answer.
         CollectionError: Not every row arrived; no data set was written.
     """
+    # gRPC and the rest take a moment to import, which ``--help`` need not.
+    from service.collecting import Collector, Target, collecting
+
     everything = [p for prompts in jobs.values() for p in prompts]
     collector = Collector()
     with tempfile.TemporaryDirectory(prefix="innerwatch-") as folder:

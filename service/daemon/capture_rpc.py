@@ -2,6 +2,7 @@
 
 import threading
 from collections.abc import Iterator
+from math import isfinite
 from queue import SimpleQueue
 
 import grpc
@@ -150,7 +151,9 @@ def item_of(
             return BatchItem(
                 batch=keep_what_is_read(batch, session, bank),
                 n_missing=max(0, message.n_rows_expected - n_rows_of(message)),
-                captured_at=message.captured_at,
+                captured_at=(
+                    message.captured_at if isfinite(message.captured_at) else 0.0
+                ),
                 outbox=outbox,
             )
     except WireError as error:

@@ -242,7 +242,9 @@ class Ingest:
             drain.entries.flags += self._monitor.observe(batch)
         except BatchError as error:
             refused = GapItem(
-                gap=gap_of_batch(batch), outbox=item.outbox, problem=str(error)
+                gap=gap_of_batch(batch, item.n_missing),
+                outbox=item.outbox,
+                problem=str(error),
             )
             self._on_gap(refused, drain)
             return

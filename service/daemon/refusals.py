@@ -7,8 +7,8 @@ from service.rpc.innerwatch.v1 import innerwatch_pb2 as pb
 from service.wire import MAX_COUNT, MAX_NAME, n_rows_of
 
 
-def gap_of_batch(batch: StepBatch) -> Gap:
-    """Count every row of a batch that the monitor refused."""
+def gap_of_batch(batch: StepBatch, n_missing: int) -> Gap:
+    """Count every row of a batch that the monitor refused, and those it lacked."""
     ends = batch.row_offsets[1:].tolist()
     n_rows_each = [e - s for s, e in zip([0, *ends], ends, strict=False)]
     is_sane = all(n >= 0 for n in n_rows_each)
@@ -25,7 +25,7 @@ def gap_of_batch(batch: StepBatch) -> Gap:
         batch.engine,
         batch.rank,
         batch.step,
-        n_tokens=sum(n for n in n_rows_each if n > 0),
+        n_tokens=sum(n for n in n_rows_each if n > 0) + n_missing,
         lost=tuple(lost) if is_sane else (),
         finished=tuple(dict.fromkeys(batch.finished)),
     )

@@ -7,5 +7,5 @@ from vllm.v1.worker.cpu_worker import CPUWorker
 fix_functionalization.FixFunctionalizationPass.__call__ = lambda *_: None
 
 
-class ForcedCompileWorker(CPUWorker):
+class ForcedCompileWorker(CPUWorker):  # type: ignore[misc]  # vLLM is untyped here
     """Only its module's import matters: it patches this process."""

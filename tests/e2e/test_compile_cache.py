@@ -3,8 +3,9 @@
 from pathlib import Path
 
 import pytest
-from conftest import run_engine
-from rows import rows_at
+
+from tests.e2e.engines import run_engine
+from tests.e2e.rows import rows_at
 
 pytestmark = pytest.mark.vllm
 

@@ -5,15 +5,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import (
+from numpy.typing import NDArray
+
+from tests.e2e.engines import (
     HOOK_POINTS,
     ORGANISM,
     EngineRun,
     bank_arrays,
     run_engine,
 )
-from numpy.typing import NDArray
-from rows import Comparison, compare, reference_activations, rows_at
+from tests.e2e.rows import Comparison, Rows, compare, reference_activations, rows_at
 
 pytestmark = pytest.mark.vllm
 
@@ -68,7 +69,7 @@ def compare_run(run: EngineRun, site: int) -> Comparison:
 
 
 def _with_abort_slack(
-    sequences: dict[str, list[int]], rows: dict[str, dict[int, object]]
+    sequences: dict[str, list[int]], rows: Rows
 ) -> dict[str, list[int]]:
     """
     An aborted request may end one step before or after its last reported token.
@@ -82,9 +83,7 @@ def _with_abort_slack(
 
 
 @pytest.mark.parametrize("site", [0, 1])
-def test_pushdown_rows_equal_the_reference(
-    pushdown_run: EngineRun, site: int
-) -> None:
+def test_pushdown_rows_equal_the_reference(pushdown_run: EngineRun, site: int) -> None:
     """
     Eager, chunked and with aborts: all columns are right, each position once.
     """

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from monitor.core import Monitor
-from monitor.records import NOT_WRITTEN, Gap, LossReason, LostRange, Verdict
+from monitor.records import NOT_WRITTEN, LossReason, Verdict
 from tests.monitor.builders import (
     ENGINE,
     Rows,
@@ -18,33 +18,6 @@ from tests.monitor.builders import (
     quiet,
     with_norms,
 )
-
-
-def gap(
-    *lost: LostRange,
-    first_step: int = 5,
-    last_step: int = 5,
-    n_tokens: int | None = None,
-    finished: tuple[str, ...] = (),
-    reason: LossReason = LossReason.BUFFER_FULL,
-) -> Gap:
-    listed = sum(one.n_tokens for one in lost)
-    return Gap(
-        engine=ENGINE,
-        rank=0,
-        reason=reason,
-        first_step=first_step,
-        last_step=last_step,
-        n_tokens=listed if n_tokens is None else n_tokens,
-        lost=lost,
-        finished=finished,
-    )
-
-
-def lost(request_id: str, first_position: int, n_tokens: int) -> LostRange:
-    return LostRange(
-        request_id=request_id, first_position=first_position, n_tokens=n_tokens
-    )
 
 
 class TestObserve:
@@ -158,6 +131,19 @@ class TestObserve:
 
         assert {LossReason.PREFIX_CACHED: 16} == summary.n_tokens_lost
         assert Verdict.PARTIAL is summary.verdict
+
+    def test_rows_that_came_were_not_cached(self) -> None:
+        """
+        A row that is there is scored, whatever the sender says was cached.
+        """
+        watch = monitor()
+
+        watch.observe(batch(Rows("a", 2, quiet(3), n_cached=4)))
+
+        assert 3 == watch.coverage(ENGINE, "a").n_scored
+        assert {LossReason.PREFIX_CACHED: 2} == (
+            watch.coverage(ENGINE, "a").copy_lost()
+        )
 
     def test_positions_nobody_spoke_of_are_not_received(self) -> None:
         """
@@ -300,96 +286,6 @@ class TestFinish:
         watch.observe(batch(Rows("new", 0, quiet(1)), step=200))
 
         assert 0.5 == watch.finish(ENGINE, "new")[1].statistics["max"]
-
-
-class TestRecordGap:
-    def test_a_gap_advances_positions(self) -> None:
-        """
-        Tokens in a gap are lost for its reason, and later rows go on behind them.
-        """
-        watch = monitor()
-        watch.observe(batch(Rows("a", 0, quiet(2)), step=1))
-        watch.record_gap(gap(lost("a", 2, 3)))
-        watch.observe(batch(Rows("a", 5, quiet(1)), step=6))
-
-        _, summary = watch.finish(ENGINE, "a")
-
-        assert {LossReason.BUFFER_FULL: 3} == summary.n_tokens_lost
-        assert 3 == summary.n_tokens_scored
-
-    def test_what_was_scored_is_not_lost_as_well(self) -> None:
-        """
-        A gap that covers scored positions counts only those beyond them.
-        """
-        watch = monitor()
-        watch.observe(batch(Rows("a", 0, quiet(4)), step=1))
-
-        watch.record_gap(gap(lost("a", 2, 3)))
-
-        assert (5, 4, 1) == (
-            watch.totals.tokens.n_expected,
-            watch.totals.tokens.n_scored,
-            watch.totals.tokens.n_lost_total,
-        )
-
-    def test_finishes_requests_whose_end_was_in_it(self) -> None:
-        """
-        A request of which only gaps were seen ends as UNSCANNED.
-        """
-        ((flags, summary),) = monitor().record_gap(
-            gap(lost("a", 0, 3), finished=("a",))
-        )
-
-        assert [] == flags
-        assert (Verdict.UNSCANNED, {LossReason.BUFFER_FULL: 3}) == (
-            summary.verdict,
-            summary.n_tokens_lost,
-        )
-
-    def test_counts_tokens_it_does_not_list(self) -> None:
-        """
-        Tokens of no request are in the total alone.
-        """
-        watch = monitor()
-
-        watch.record_gap(gap(lost("a", 0, 3), n_tokens=10))
-
-        assert 10 == watch.totals.tokens.n_expected
-        assert 3 == watch.coverage(ENGINE, "a").n_expected
-
-    def test_a_gap_sent_again_after_it_grew_counts_the_growth(self) -> None:
-        """
-        Listed or not, tokens count once, and an ended request does not end twice.
-        """
-        watch = monitor()
-        watch.record_gap(gap(lost("a", 0, 3), n_tokens=10, finished=("a",)))
-
-        again = gap(
-            lost("a", 0, 3),
-            lost("b", 0, 2),
-            n_tokens=14,
-            last_step=6,
-            finished=("a",),
-        )
-
-        assert [] == watch.record_gap(again)
-        assert 14 == watch.totals.tokens.n_expected
-
-    def test_an_acknowledgement_that_was_lost_counts_nothing_twice(self) -> None:
-        """
-        A gap over steps that were scored and whose requests ended adds nothing.
-        """
-        watch = monitor()
-        watch.observe(batch(Rows("a", 0, quiet(4)), step=5))
-        watch.finish(ENGINE, "a")
-
-        finished = watch.record_gap(gap(lost("a", 0, 4), finished=("a",)))
-
-        assert [] == finished
-        assert (4, 0) == (
-            watch.totals.tokens.n_expected,
-            watch.totals.tokens.n_lost_total,
-        )
 
 
 class TestMemory:

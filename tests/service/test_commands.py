@@ -3,12 +3,13 @@
 import json
 import socket
 import subprocess
+import sys
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
 from tests.service.builders import (
+    ROOT,
     Place,
     RunningDaemon,
     innerwatch,
@@ -209,11 +210,29 @@ def test_a_flag_that_is_not_there(where: Place) -> None:
     assert_refused(read, "flag 7: there is none")
 
 
-def test_help_needs_no_daemon_extra() -> None:
+def test_help_lists_the_commands() -> None:
     """
-    Every command is listed, and help imports nothing heavy.
+    Every command that is installed is listed.
     """
     result = innerwatch("--help")
 
-    assert 0 == result.returncode
-    assert Path("serve").name in result.stdout
+    assert 0 == result.returncode, result.stderr
+    for name in ("serve", "check", "status", "flags"):
+        assert f"    {name} " in result.stdout
+
+
+def test_serving_needs_nothing_of_the_other_commands() -> None:
+    """
+    The daemon's command imports no other command, nor what fitting and vLLM need.
+    """
+    program = (
+        "import sys; sys.argv[1:] = ['check', '--config', '/nowhere']; "
+        "import service.cli; service.cli.main(); "
+        "print([m for m in sys.modules if m.split('.')[0] in "
+        "('sklearn', 'tqdm', 'torch', 'vllm') or m == 'service.commands.demo'])"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", program], cwd=ROOT, capture_output=True, check=True
+    )
+
+    assert b"[]" == result.stdout.strip()

@@ -107,7 +107,7 @@ def test_an_identity_survives_the_wire() -> None:
     """
     fields = identity_from_proto(identity_to_proto(identity()))
 
-    assert identity() == identity(**fields)  # type: ignore[arg-type]
+    assert identity() == identity(**fields)
 
 
 def _set(**fields: object) -> Callable[[pb.StepBatch], None]:

@@ -1,6 +1,5 @@
 """Real vLLM engines with the plugin armed, and what they sent."""
 
-import importlib.util
 import json
 import os
 import subprocess
@@ -13,7 +12,6 @@ from typing import Any
 
 import grpc
 import numpy as np
-import pytest
 from numpy.typing import NDArray
 
 from monitor.records import StepBatch
@@ -26,18 +24,6 @@ ROOT = HERE.parent.parent
 ORGANISM = ROOT / "deploy" / "demo" / "organism" / "model"
 HOOK_POINTS = ("blocks.1.hook_resid_post", "blocks.2.hook_resid_post")
 N_COLUMNS = 5
-
-
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Without vLLM: a failure in CI, a skip with the reason elsewhere."""
-    if importlib.util.find_spec("vllm") is not None:
-        return
-    reason = "vLLM is not installed: run deploy/requirements/install.sh .venv"
-    for item in items:
-        if item.get_closest_marker("vllm") and HERE in item.path.parents:
-            if os.environ.get("CI") == "true":
-                pytest.exit(reason, returncode=1)
-            item.add_marker(pytest.mark.skip(reason=reason))
 
 
 class Recorder(pb_grpc.CaptureServicer):

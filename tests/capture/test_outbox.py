@@ -1,0 +1,166 @@
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from service.capture.messages import gap_message, step_message
+from service.capture.outbox import Loss, Outbox
+from service.capture.rows import Rows
+from service.capture.step import Step
+from service.rpc.innerwatch.v1 import innerwatch_pb2 as pb
+
+HOOK_POINT = "blocks.1.hook_resid_post"
+
+
+def make_step(number: int, first: int = 0, n_rows: int = 3, width: int = 2) -> Step:
+    """Return a step of one request, rows *first* onwards."""
+    return Step(
+        step=number,
+        bank_digest="digest",
+        captured_at=float(number),
+        n_rows_expected=n_rows,
+        rows=Rows(
+            request_ids=("a",),
+            n_rows=np.array([n_rows]),
+            first_positions=np.array([first]),
+            token_ids=torch.arange(n_rows),
+        ),
+        facts=((0, n_rows),),
+        values=torch.arange(n_rows * width, dtype=torch.float32).reshape(1, -1, width),
+        squared_norms=torch.ones(1, n_rows),
+        token_ids=torch.arange(n_rows, dtype=torch.int32),
+    )
+
+
+def test_a_loss_stays_between_its_neighbours() -> None:
+    """The daemon hears of a loss where it happened in the order of steps."""
+    outbox = Outbox(1 << 20)
+    outbox.put(make_step(1))
+    outbox.lose(make_step(2, first=3), pb.LOSS_REASON_BUFFER_FULL)
+    outbox.lose(make_step(3, first=6), pb.LOSS_REASON_BUFFER_FULL)
+    outbox.put(make_step(4, first=9))
+
+    entries = [outbox.next_entry(10, 0) for _ in range(4)]
+
+    assert isinstance(entries[0], Step)
+    assert isinstance(entries[2], Step)
+    assert isinstance(entries[1], Loss)
+    gap = gap_message(entries[1])
+    assert (2, 3, 6) == (gap.first_step, gap.last_step, gap.n_tokens)
+    assert [("a", 3, 6)] == [
+        (r.request_id, r.first_position, r.n_tokens) for r in gap.lost
+    ]
+    assert entries[3] is None
+
+
+def test_a_loss_that_was_sent_is_not_changed() -> None:
+    """What is lost after a gap went out is a gap of its own."""
+    outbox = Outbox(1 << 20)
+    outbox.lose(make_step(1), pb.LOSS_REASON_DISCONNECTED)
+    sent = outbox.next_entry(10, 0)
+    outbox.lose(make_step(2, first=3), pb.LOSS_REASON_DISCONNECTED)
+
+    assert isinstance(sent, Loss)
+    assert 3 == sent.n_tokens
+    following = outbox.next_entry(10, 0)
+    assert isinstance(following, Loss)
+    assert following is not sent
+
+
+def test_recomputed_ranges_are_listed_apart() -> None:
+    """Positions lost twice, after a preemption, are two ranges, not a wrong one."""
+    outbox = Outbox(1 << 20)
+    outbox.lose(make_step(1, first=0), pb.LOSS_REASON_DISCONNECTED)
+    outbox.lose(make_step(2, first=0), pb.LOSS_REASON_DISCONNECTED)
+
+    loss = outbox.next_entry(10, 0)
+
+    assert isinstance(loss, Loss)
+    ranges = [(r.first_position, r.n_tokens) for r in gap_message(loss).lost]
+    assert [(0, 3), (0, 3)] == ranges
+
+
+def test_room_comes_back_when_the_daemon_acknowledges() -> None:
+    """The limit counts what is unacknowledged, sent or not."""
+    step = make_step(1)
+    outbox = Outbox(step.n_bytes)
+    outbox.put(step)
+    assert not outbox.has_room(1)
+    outbox.next_entry(10, 0)
+    assert not outbox.has_room(1)
+
+    outbox.acknowledge(1)
+
+    assert outbox.has_room(step.n_bytes)
+    assert outbox.is_empty()
+
+
+@given(st.lists(st.sampled_from(["put", "lose", "send", "ack", "rewind"]), max_size=60))
+def test_nothing_leaves_unacknowledged(actions: list[str]) -> None:
+    """Whatever connections do, each row is acknowledged once and in order."""
+    outbox = Outbox(1 << 30)
+    n_made = n_sent = 0
+    acknowledged: list[int] = []
+    sent: list[list[int]] = []
+    for action in actions:
+        if action in ("put", "lose"):
+            n_made += 1
+            step = make_step(n_made, first=3 * n_made)
+            if action == "put":
+                outbox.put(step)
+            else:
+                outbox.lose(step, pb.LOSS_REASON_BUFFER_FULL)
+        elif action == "send" and (entry := outbox.next_entry(1000, 0)) is not None:
+            steps = [entry.step] if isinstance(entry, Step) else []
+            if isinstance(entry, Loss):
+                steps = list(range(entry.first_step, entry.last_step + 1))
+            sent.append(steps)
+            n_sent += 1
+        elif action == "ack" and sent:
+            acknowledged += sent.pop(0)
+            outbox.acknowledge(1)
+        elif action == "rewind":
+            sent.clear()
+            outbox.rewind()
+    while (entry := outbox.next_entry(1000, 0)) is not None:
+        if isinstance(entry, Loss):
+            sent.append(list(range(entry.first_step, entry.last_step + 1)))
+        else:
+            sent.append([entry.step])
+    for steps in sent:
+        acknowledged += steps
+
+    assert list(range(1, n_made + 1)) == acknowledged
+
+
+def test_a_step_becomes_a_message_with_its_rows() -> None:
+    """Values, norms, tokens and the layout arrive on the wire as captured."""
+    message = step_message(make_step(5, first=7), (HOOK_POINT,))
+
+    assert (5, "digest", 3) == (
+        message.step,
+        message.bank_digest,
+        message.n_rows_expected,
+    )
+    assert (7, 3, 3) == (
+        message.requests[0].first_position,
+        message.requests[0].n_rows,
+        message.requests[0].n_prompt_tokens,
+    )
+    values = np.frombuffer(message.hook_points[0].values, dtype=np.float32)
+    np.testing.assert_array_equal(np.arange(6), values)
+    assert [0, 1, 2] == np.frombuffer(message.token_ids, dtype=np.int32).tolist()
+
+
+@pytest.mark.parametrize(
+    "make", [lambda: make_step(1), lambda: make_step(1, n_rows=64)]
+)
+def test_a_step_knows_its_size(make: Callable[[], Step]) -> None:
+    """The buffer's limit counts every tensor that a step holds."""
+    step = make()
+    assert step.values is not None
+
+    assert step.n_bytes > step.values.nbytes
