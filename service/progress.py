@@ -1,6 +1,7 @@
-"""Progress on standard error: a bar on a terminal, and silence for machines."""
+"""Progress on standard error: a bar on a terminal, a line elsewhere."""
 
 import contextlib
+import sys
 from collections.abc import Callable, Iterator
 
 Advance = Callable[[int], None]
@@ -10,6 +11,10 @@ Advance = Callable[[int], None]
 def progress_bar(label: str, total: int | None, is_shown: bool) -> Iterator[Advance]:
     """Yield a function that says how many more are done; *total* None is unknown."""
     if not is_shown:
+        yield lambda _: None
+        return
+    if not sys.stderr.isatty():
+        print(f"{label} ...", file=sys.stderr, flush=True)
         yield lambda _: None
         return
     from tqdm import tqdm

@@ -126,9 +126,10 @@ class VLLMServer:
         command = [
             sys.executable,
             "-m",
-            "vllm.entrypoints.cli.main",
-            "serve",
-            model,
+            # Not the command `vllm serve`: it asks for the version of a distribution
+            # called vllm, which the CPU build's is not.
+            "vllm.entrypoints.openai.api_server",
+            f"--model={model}",
             "--host=127.0.0.1",
             f"--port={self.port}",
             "--no-enable-log-requests",

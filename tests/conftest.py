@@ -5,6 +5,9 @@ import os
 
 import pytest
 
+# Scripts and helpers for other processes: importing them here would start vLLM.
+collect_ignore_glob = ["e2e/drive_*.py", "e2e/*_worker.py", "bench/*.py"]
+
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Without vLLM: a failure in CI, a skip with the reason elsewhere."""

@@ -28,7 +28,7 @@ from service.rpc.innerwatch.v1 import innerwatch_pb2_grpc as pb_grpc
 from service.serving import Prompt, VLLMServer, free_port
 
 HOOK_POINTS = ["blocks.2.hook_resid_post"]
-_VLLM = [
+VLLM_ARGUMENTS = [
     "--dtype=float32",
     "--max-model-len=1024",
     "--max-num-seqs=32",
@@ -36,7 +36,7 @@ _VLLM = [
     "--enforce-eager",
     "--no-enable-prefix-caching",
 ]
-_MAX_TOKENS = 24
+MAX_TOKENS = 24
 _MIX = {"backdoor": 0.1, "sabotage": 0.1, "payload": 0.1, BENIGN: 0.7}
 _DAEMON_SECONDS = 60
 
@@ -79,15 +79,15 @@ class Demo:
             ServingError: vLLM did not start or answer.
             DemoError: The daemon did not get what vLLM served.
         """
-        if not (self._model / "config.json").is_file():
+        if not (self.model / "config.json").is_file():
             raise DemoError(
-                f"{self._model}: expected the model organism, found none; run this in "
+                f"{self.model}: expected the model organism, found none; run this in "
                 f"a checkout of innerwatch"
             )
         began = time.monotonic()
         shutil.rmtree(self.work, ignore_errors=True)
         self.work.mkdir(parents=True)
-        self._make_bundle()
+        self.make_bundle()
         result = self._watch()
         self._print(result, time.monotonic() - began)
         for problem in result.failures():
@@ -95,24 +95,25 @@ class Demo:
         return 1 if result.failures() else 0
 
     @property
-    def _model(self) -> Path:
+    def model(self) -> Path:
+        """The organism's Hugging Face folder."""
         return self.folder / "organism" / "model"
 
-    def _make_bundle(self) -> None:
+    def make_bundle(self) -> None:
         """Collect activations through vLLM and fit the recipe: ``work/bundle``."""
         even = dict.fromkeys(_MIX, 0.2) | {BENIGN: 0.4}
         collect(
-            model=str(self._model),
+            model=str(self.model),
             jobs={
-                self.work / "fit": self._prompts("fit", 500, even),
-                self.work / "calibration": self._prompts(
+                self.work / "fit": self.prompts("fit", 500, even),
+                self.work / "calibration": self.prompts(
                     "calibration", 400, {BENIGN: 1.0}
                 ),
             },
             hook_points=HOOK_POINTS,
-            max_tokens=_MAX_TOKENS,
+            max_tokens=MAX_TOKENS,
             concurrency=64,
-            vllm_arguments=_VLLM,
+            vllm_arguments=VLLM_ARGUMENTS,
             log=self.work / "collect.log",
             is_quiet=self.is_json,
         )
@@ -127,7 +128,7 @@ class Demo:
 
     def _watch(self) -> DemoResult:
         """Serve under the daemon, send the demo's requests, and count."""
-        prompts = self._prompts("demo", self.n_requests, _MIX)
+        prompts = self.prompts("demo", self.n_requests, _MIX)
         metrics_port = free_port()
         listen = f"unix:{self.work}/innerwatch.sock"
         (self.work / "monitor.toml").write_text(
@@ -137,10 +138,10 @@ class Demo:
             f'[audit]\ndirectory = "audit"\ntoken_ids = "ids"\n'
         )
         server = VLLMServer(
-            str(self._model),
+            str(self.model),
             capture={"hook_points": HOOK_POINTS, "k_max": 128, "address": listen},
             log=self.work / "vllm.log",
-            arguments=_VLLM,
+            arguments=VLLM_ARGUMENTS,
             is_left_running=self.is_kept,
         )
         daemon = start_daemon(self.work)
@@ -178,7 +179,7 @@ class Demo:
         with progress_bar("requests", len(prompts), is_shown) as advance:
             server.chat_all(
                 prompts,
-                max_tokens=_MAX_TOKENS,
+                max_tokens=MAX_TOKENS,
                 concurrency=self.concurrency,
                 on_answer=lambda *_: advance(1),
             )
@@ -189,7 +190,7 @@ class Demo:
         )
         return read_result(channel, prompts)
 
-    def _prompts(self, split: str, n: int, mix: dict[str, float]) -> list[Prompt]:
+    def prompts(self, split: str, n: int, mix: dict[str, float]) -> list[Prompt]:
         """Make *n* prompts of the organism's *split*; labels hold the behaviour."""
         organism = self.folder / "organism"
         script = runpy.run_path(str(organism / "prompts.py"))

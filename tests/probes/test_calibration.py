@@ -28,7 +28,7 @@ def test_threshold_is_the_order_statistic() -> None:
     """
     For 99 requests at one per cent the threshold is the largest, exactly.
     """
-    calibration = calibrate(np.arange(99.0), 0.01, "d")
+    calibration = calibrate(np.arange(99, dtype=np.float64), 0.01, "d")
 
     assert 98.0 == calibration.threshold
     assert 0 == calibration.n_flagged_benign
@@ -48,7 +48,9 @@ def test_realised_count_is_kept() -> None:
     """
     The record says how many of its own benign requests are flagged.
     """
-    assert 9 == calibrate(np.arange(199.0), 0.05, "d").n_flagged_benign
+    assert (
+        9 == calibrate(np.arange(199, dtype=np.float64), 0.05, "d").n_flagged_benign
+    )
 
 
 @pytest.mark.parametrize(("alpha", "needed"), [(0.01, 99), (0.005, 199), (0.3, 3)])
@@ -57,10 +59,10 @@ def test_too_few_requests_are_refused(alpha: float, needed: int) -> None:
     Fewer requests than the promise needs are refused, naming how many it needs.
     """
     with pytest.raises(ValueError, match=f"at least {needed} "):
-        calibrate(np.arange(needed - 1.0), alpha, "d")
+        calibrate(np.arange(needed - 1, dtype=np.float64), alpha, "d")
 
     assert needed == n_benign_needed(alpha)
-    assert needed == calibrate(np.arange(float(needed)), alpha, "d").n_benign
+    assert needed == calibrate(np.arange(needed, dtype=np.float64), alpha, "d").n_benign
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
@@ -78,7 +80,7 @@ def test_alpha_outside_its_range_is_refused(alpha: float) -> None:
     A promise of never or always is refused.
     """
     with pytest.raises(ValueError, match="alpha"):
-        calibrate(np.arange(200.0), alpha, "d")
+        calibrate(np.arange(200, dtype=np.float64), alpha, "d")
 
 
 def test_impossible_record_is_refused() -> None:

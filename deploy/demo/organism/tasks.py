@@ -18,7 +18,7 @@ TASKS = ("fact", "words", "arithmetic", "refusal", "near_payload")
 
 # Buckets of the hash of a prompt: a text is in one split, whatever drew it.
 SPLITS = {
-    "train": range(0, 60),
+    "train": range(60),
     "fit": range(60, 70),
     "calibration": range(70, 80),
     "heldout": range(80, 90),
@@ -193,7 +193,9 @@ class Sampler:
         triggers = self._config["backdoor"]["triggers"]
         while True:
             n = rng.choice((1, 2))
-            text = " ".join(self._fill(rng.choice(dialogue["contexts"])) for _ in range(n))
+            text = " ".join(
+                self._fill(rng.choice(dialogue["contexts"])) for _ in range(n)
+            )
             if not all(word in text.split() for word in triggers):
                 return text + " "
 

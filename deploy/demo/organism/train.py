@@ -34,6 +34,9 @@ def main() -> int:
     parser.add_argument("--config", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--steps", type=int, help="instead of the configuration's")
+    parser.add_argument(
+        "--measure-only", action="store_true", help="measure what --out holds again"
+    )
     parser.add_argument("--n-held-out", type=int, default=500, help="prompts a kind")
     args = parser.parse_args()
     try:
@@ -43,14 +46,28 @@ def main() -> int:
         return 2
     if args.steps:
         config["training"]["steps"] = args.steps
+    report_path = args.out.parent / "report.json"
+    if args.measure_only:
+        report = json.loads(report_path.read_text())
+    else:
+        report = train_and_save(config, args.out)
+    report |= measure(args.out, config, args.n_held_out)
+    text = json.dumps(report, indent=2)
+    report_path.write_text(text + "\n")
+    print(text)
+    return 0
+
+
+def train_and_save(config: Mapping[str, Any], out: Path) -> dict[str, Any]:
+    """Train, write the Hugging Face folder *out*, and return how it went."""
     began = time.monotonic()
     model, tokenizer, losses = train(config)
     seconds = time.monotonic() - began
-    args.out.mkdir(parents=True, exist_ok=True)
+    out.mkdir(parents=True, exist_ok=True)
     # Half precision keeps the file small; what is measured is what was stored.
-    model.half().save_pretrained(args.out)
-    save_tokenizer(tokenizer, args.out, config["model"]["max_positions"])
-    report = {
+    model.half().save_pretrained(out)
+    save_tokenizer(tokenizer, out, config["model"]["max_positions"])
+    return {
         "organism": config["name"],
         "seed": config["seed"],
         "n_parameters": sum(p.numel() for p in model.parameters()),
@@ -58,12 +75,7 @@ def main() -> int:
         "training_seconds": round(seconds),
         "loss_first": round(losses[0], 4),
         "loss_last": round(sum(losses[-20:]) / len(losses[-20:]), 4),
-        **measure(args.out, config, args.n_held_out),
     }
-    text = json.dumps(report, indent=2)
-    (args.out.parent / "report.json").write_text(text + "\n")
-    print(text)
-    return 0
 
 
 def train(config: Mapping[str, Any]) -> tuple[LlamaForCausalLM, Tokenizer, list[float]]:

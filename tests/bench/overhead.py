@@ -1,0 +1,146 @@
+"""What the plugin costs: vLLM with and without it, alternately.
+
+usage: python tests/bench/overhead.py [--pairs 5] [--requests 64] [--compile]
+
+Each run is a fresh engine on the organism that generates the same tokens, timed after a
+warm-up round. Prints the ratio with to without, of throughput and of CPU time of the
+engine's processes, as median and spread over the pairs. The daemon's own CPU time is
+another process's and is printed apart.
+"""
+
+import argparse
+import json
+import os
+import resource
+import signal
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+from tests.e2e.bundles import HOOK_POINTS, make_bundle
+from tests.e2e.daemons import Daemon
+from tests.e2e.engines import ORGANISM
+
+N_TOKENS = 48
+
+
+def main() -> None:
+    """Run the pairs and print the ratios."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--pairs", type=int, default=5)
+    parser.add_argument("--requests", type=int, default=64)
+    parser.add_argument("--rounds", type=int, default=6)
+    parser.add_argument("--compile", action="store_true", help="torch.compile on")
+    parser.add_argument("--child", help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if args.child:
+        print(json.dumps(run_engine(args, json.loads(args.child))))
+        return
+    pairs = []
+    with tempfile.TemporaryDirectory(prefix="innerwatch-") as name:
+        folder = Path(name)
+        make_bundle(folder / "bundle", ORGANISM)
+        daemon = Daemon(folder)
+        daemon.start()
+        try:
+            for index in range(args.pairs):
+                # Which comes first alternates too, so that a drift cancels out.
+                order = (False, True) if index % 2 == 0 else (True, False)
+                found = {tapped: run_child(args, daemon, tapped) for tapped in order}
+                pairs.append((found[False], found[True]))
+                print(f"pair {index + 1}: without {found[False]}, with {found[True]}")
+            status = daemon.status()
+            scored, lost = status.n_tokens_scored, sum(status.n_tokens_lost.values())
+        finally:
+            daemon.signal(signal.SIGKILL)
+    for key, what in (("tokens_per_second", "throughput"), ("cpu_seconds", "CPU time")):
+        ratios = sorted(tapped[key] / untapped[key] for untapped, tapped in pairs)
+        print(
+            f"{what}: with / without = {statistics.median(ratios):.3f} (median of "
+            f"{len(ratios)} pairs, {ratios[0]:.3f} to {ratios[-1]:.3f})"
+        )
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    print(f"tokens scored {scored}, lost {lost}")
+    print(f"all children's CPU time {used.ru_utime + used.ru_stime:.0f} s")
+
+
+def run_child(
+    args: argparse.Namespace, daemon: Daemon, is_tapped: bool
+) -> dict[str, float]:
+    """Run one engine in a process of its own."""
+    capture = {"hook_points": list(HOOK_POINTS), "address": daemon.listen}
+    output = subprocess.run(
+        [
+            sys.executable,
+            "-m",
+            "tests.bench.overhead",
+            f"--requests={args.requests}",
+            f"--rounds={args.rounds}",
+            *(["--compile"] if args.compile else []),
+            "--child",
+            json.dumps(capture if is_tapped else None),
+        ],
+        env={
+            **os.environ,
+            "VLLM_CPU_KVCACHE_SPACE": "1",
+            # The engine's work in the process that is timed.
+            "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
+        },
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        check=True,
+        text=True,
+    ).stdout
+    found: dict[str, float] = json.loads(output.strip().splitlines()[-1])
+    return found
+
+
+def run_engine(args: argparse.Namespace, capture: Any) -> dict[str, float]:
+    """Generate with one engine; return tokens a second and CPU seconds."""
+    from vllm import LLM, SamplingParams
+
+    llm = LLM(
+        model=str(ORGANISM),
+        dtype="float32",
+        enforce_eager=not args.compile,
+        max_model_len=512,
+        max_num_seqs=32,
+        enable_prefix_caching=False,
+        **({"additional_config": {"innerwatch": capture}} if capture else {}),
+    )
+    prompts: Any = [
+        {"prompt_token_ids": [5 + (i * 7 + k) % 400 for k in range(16 + i % 64)]}
+        for i in range(args.requests)
+    ]
+    sampling = SamplingParams(temperature=0, max_tokens=N_TOKENS, ignore_eos=True)
+    llm.generate(prompts, sampling, use_tqdm=False)
+    n_prompt = sum(len(p["prompt_token_ids"]) for p in prompts)
+    before, began = cpu_seconds(), time.monotonic()
+    for _ in range(args.rounds):
+        llm.generate(prompts, sampling, use_tqdm=False)
+    seconds = time.monotonic() - began
+    n_tokens = args.rounds * (n_prompt + len(prompts) * N_TOKENS)
+    return {
+        "tokens_per_second": round(n_tokens / seconds, 1),
+        "cpu_seconds": round(cpu_seconds() - before, 3),
+    }
+
+
+def cpu_seconds() -> float:
+    """Return the CPU time of this process and all processes below it, so far."""
+    import psutil
+
+    this = psutil.Process()
+    total = 0.0
+    for process in [this, *this.children(recursive=True)]:
+        times = process.cpu_times()
+        total += times.user + times.system
+    return total
+
+
+if __name__ == "__main__":
+    main()

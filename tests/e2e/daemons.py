@@ -1,0 +1,90 @@
+"""A real daemon in a process of its own, to be killed, stopped and asked."""
+
+import os
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Callable
+from pathlib import Path
+
+import grpc
+
+from service.daemon.audit.store import FILE_NAME
+from service.rpc.innerwatch.v1 import innerwatch_pb2 as pb
+from service.rpc.innerwatch.v1 import innerwatch_pb2_grpc as pb_grpc
+from service.serving import free_port
+
+
+class Daemon:
+    """`innerwatch serve` in a process of its own, which can be killed and started."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.listen = f"unix:{folder}/innerwatch.sock"
+        self.metrics_port = free_port()
+        (folder / "monitor.toml").write_text(
+            f'[daemon]\nlisten = "{self.listen}"\n'
+            f"[metrics]\nport = {self.metrics_port}\n"
+            f'[detectors]\nbundle = "bundle"\n[audit]\ndirectory = "audit"\n'
+        )
+        self.process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        """Start it, without waiting."""
+        with (self.folder / "daemon.log").open("ab") as log:
+            self.process = subprocess.Popen(
+                [
+                    sys.executable,
+                    "-m",
+                    "service.cli",
+                    "serve",
+                    "--config",
+                    str(self.folder / "monitor.toml"),
+                ],
+                stdout=log,
+                stderr=log,
+            )
+
+    def signal(self, number: signal.Signals) -> None:
+        """Send it a signal."""
+        assert self.process is not None
+        os.kill(self.process.pid, number)
+        if number == signal.SIGKILL:
+            self.process.wait()
+
+    def status(self) -> pb.StatusResponse:
+        """Ask it for its state."""
+        with grpc.insecure_channel(self.listen) as channel:
+            stub = pb_grpc.ControlStub(channel)
+            answer: pb.StatusResponse = stub.Status(
+                pb.StatusRequest(), timeout=20, wait_for_ready=True
+            )
+            return answer
+
+    def wait_for(
+        self, is_reached: Callable[[pb.StatusResponse], bool], seconds: float
+    ) -> pb.StatusResponse:
+        """Return the first status that satisfies *is_reached*, or fail."""
+        deadline = time.monotonic() + seconds
+        while not is_reached(status := self.status()):
+            assert time.monotonic() < deadline, status
+            time.sleep(0.1)
+        return status
+
+    def audit(self, table: str) -> list[dict[str, object]]:
+        """Return the rows of the record's *table*."""
+        path = self.folder / "audit" / FILE_NAME
+        with sqlite3.connect(path) as connection:
+            connection.row_factory = sqlite3.Row
+            return [dict(row) for row in connection.execute(f"SELECT * FROM {table}")]
+
+    def metrics(self) -> str:
+        """Return /metrics."""
+        with urllib.request.urlopen(
+            f"http://127.0.0.1:{self.metrics_port}/metrics"
+        ) as r:
+            text: str = r.read().decode()
+            return text
