@@ -48,9 +48,7 @@ def test_realised_count_is_kept() -> None:
     """
     The record says how many of its own benign requests are flagged.
     """
-    assert (
-        9 == calibrate(np.arange(199, dtype=np.float64), 0.05, "d").n_flagged_benign
-    )
+    assert 9 == calibrate(np.arange(199, dtype=np.float64), 0.05, "d").n_flagged_benign
 
 
 @pytest.mark.parametrize(("alpha", "needed"), [(0.01, 99), (0.005, 199), (0.3, 3)])
