@@ -31,6 +31,7 @@ from monitor.records import (
     LossReason,
     RequestSummary,
     StepBatch,
+    Verdict,
 )
 from monitor.repeats import Repeats
 from monitor.scoring import (
@@ -62,7 +63,7 @@ class _Ended:
 
     step: int
     next_position: int
-    was_evicted: bool
+    is_end_seen: bool
 
 
 class Monitor:
@@ -182,7 +183,15 @@ class Monitor:
         A request that nobody mentioned before is `Verdict.UNSCANNED`: it was served,
         and nothing of it was seen.
         """
-        return self._finish((engine, request_id), is_eviction=False)
+        return self._finish((engine, request_id), is_end_seen=True)
+
+    def abandon(self, engine: str, request_id: str) -> Finished:
+        """
+        Finish a request whose end nobody saw: at most `Verdict.PARTIAL`.
+
+        Should it go on after all, its later tokens are a request of their own.
+        """
+        return self._finish((engine, request_id), is_end_seen=False)
 
     def record_gap(self, gap: Gap) -> list[Finished]:
         """
@@ -204,9 +213,10 @@ class Monitor:
                 )
                 end = lost.first_position + lost.n_tokens
                 live.lose_until(end, gap.reason, self.totals)
-        n_unlisted = self._repeats.n_new_unlisted(gap)
+        n_unlisted, n_unnamed_ends = self._repeats.n_new_unlisted(gap)
         self.totals.tokens.n_expected += n_unlisted
         self.totals.tokens.n_lost[gap.reason] += n_unlisted
+        self.totals.n_requests[Verdict.UNSCANNED] += n_unnamed_ends
         self._repeats.note(gap.engine, gap.last_step)
         return [
             self.finish(gap.engine, request_id)
@@ -219,14 +229,15 @@ class Monitor:
         n_excess = max(0, len(self._live) - self._max_live_requests)
         self.totals.n_evicted += n_excess
         oldest = list(self._live)[:n_excess]
-        return [self._finish(key, is_eviction=True) for key in oldest]
+        return [self.abandon(*key) for key in oldest]
 
     def end_engine(self, engine: str) -> list[Finished]:
-        """Finish all of an engine that is gone; should it return, they go on."""
-        return [
-            self._finish((engine, request_id), is_eviction=True)
-            for request_id in self.live(engine)
-        ]
+        """`abandon` every request of an engine that is gone."""
+        return [self.abandon(engine, request_id) for request_id in self.live(engine)]
+
+    def end_all(self) -> list[Finished]:
+        """`abandon` every request: nobody will watch them any more."""
+        return [self.abandon(*key) for key in list(self._live)]
 
     def is_repeated(self, engine: str, step: int) -> bool:
         """
@@ -268,7 +279,7 @@ class Monitor:
         if live is not None:
             return live.next_position
         ended = self._ended.get(key)
-        return ended.next_position if ended and ended.was_evicted else 0
+        return ended.next_position if ended and not ended.is_end_seen else 0
 
     def _is_past(self, key: _Key, gap: Gap) -> bool:
         """
@@ -277,7 +288,7 @@ class Monitor:
         A sender that lost an acknowledgement reports steps that were scored.
         """
         ended = self._ended.get(key)
-        if key in self._live or ended is None or ended.was_evicted:
+        if key in self._live or ended is None or not ended.is_end_seen:
             return False
         return gap.first_step <= ended.step
 
@@ -321,7 +332,7 @@ class Monitor:
             requests.append(live)
         return requests
 
-    def _finish(self, key: _Key, *, is_eviction: bool) -> Finished:
+    def _finish(self, key: _Key, *, is_end_seen: bool) -> Finished:
         live = self._live.pop(key, None)
         if live is None:
             live = LiveRequest(slot=-1, history=History(len(self._detectors)))
@@ -333,8 +344,10 @@ class Monitor:
             flags += self._flag(key, live, int(d))
         if live.slot >= 0:
             self._standings.give_back(live.slot)
-            self._remember_end(key, live, is_eviction)
+            self._remember_end(key, live, is_end_seen)
         verdict = live.coverage.verdict
+        if verdict is Verdict.SCANNED and not is_end_seen:
+            verdict = Verdict.PARTIAL
         self.totals.n_requests[verdict] += 1
         n_tokens = live.next_position
         summary = RequestSummary(
@@ -357,9 +370,9 @@ class Monitor:
         )
         return flags, summary
 
-    def _remember_end(self, key: _Key, live: LiveRequest, is_eviction: bool) -> None:
+    def _remember_end(self, key: _Key, live: LiveRequest, is_end_seen: bool) -> None:
         step = max(live.last_step, self._repeats.last_step(key[0]))
-        self._ended[key] = _Ended(step, live.next_position, is_eviction)
+        self._ended[key] = _Ended(step, live.next_position, is_end_seen)
         self._ended.move_to_end(key)
         if len(self._ended) > _MAX_ENDED:
             self._ended.popitem(last=False)

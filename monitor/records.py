@@ -16,7 +16,6 @@ class LossReason(StrEnum):
 
     BUFFER_FULL = "buffer_full"
     DISCONNECTED = "disconnected"
-    UNACKNOWLEDGED = "unacknowledged"
     NO_BANK = "no_bank"
     PREFIX_CACHED = "prefix_cached"
     TAP_SILENT = "tap_silent"
@@ -108,7 +107,8 @@ class Gap:
     """
     Tokens that were scheduled and not scored, as their sender counted them.
 
-    *n_tokens* counts all of them, also those that *lost* had no room to list.
+    *n_tokens* counts all of them, also those that *lost* had no room to list, and
+    *n_finished* the requests that ended in the gap, also those not in *finished*.
     Times are seconds since the epoch by the sender's clock.
     """
 
@@ -120,6 +120,7 @@ class Gap:
     n_tokens: int
     lost: tuple[LostRange, ...] = ()
     finished: tuple[str, ...] = ()
+    n_finished: int = 0
     began_at: float = 0.0
     ended_at: float = 0.0
 

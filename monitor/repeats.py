@@ -10,7 +10,7 @@ class Repeats:
 
     def __init__(self) -> None:
         self._last_steps: dict[str, int] = {}
-        self._last_unlisted: dict[str, tuple[LossReason, int, int]] = {}
+        self._last_unlisted: dict[str, tuple[LossReason, int, int, int]] = {}
 
     def last_step(self, engine: str) -> int:
         """Return the last step that was noted, or -1."""
@@ -24,16 +24,23 @@ class Repeats:
             del self._last_steps[oldest]
             self._last_unlisted.pop(oldest, None)
 
-    def n_new_unlisted(self, gap: Gap) -> int:
+    def n_new_unlisted(self, gap: Gap) -> tuple[int, int]:
         """
-        Return how many tokens of no request *gap* adds to what was told before.
+        Return how many tokens, and ends, of no named request *gap* adds.
 
         A gap that is sent again may have grown: same reason and first step.
         """
-        n_unlisted = gap.n_tokens - sum(lost.n_tokens for lost in gap.lost)
+        n_tokens = gap.n_tokens - sum(lost.n_tokens for lost in gap.lost)
+        n_ends = max(0, gap.n_finished - len(gap.finished))
+        told_tokens = told_ends = 0
         last = self._last_unlisted.get(gap.engine)
-        is_same = last is not None and last[:2] == (gap.reason, gap.first_step)
-        n_told = last[2] if last is not None and is_same else 0
-        told = (gap.reason, gap.first_step, max(n_told, n_unlisted))
-        self._last_unlisted[gap.engine] = told
-        return max(0, n_unlisted - n_told)
+        if last is not None and last[:2] == (gap.reason, gap.first_step):
+            _, _, told_tokens, told_ends = last
+        n_tokens, n_ends = max(n_tokens, told_tokens), max(n_ends, told_ends)
+        self._last_unlisted[gap.engine] = (
+            gap.reason,
+            gap.first_step,
+            n_tokens,
+            n_ends,
+        )
+        return n_tokens - told_tokens, n_ends - told_ends

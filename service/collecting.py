@@ -45,8 +45,37 @@ class Target:
     labels: Mapping[str, Mapping[str, Label]]
 
 
-class Collector(pb_grpc.CaptureServicer):
-    """Answers the plugin as a daemon does, and keeps every request's rows."""
+class Receiver(pb_grpc.CaptureServicer):
+    """Answers the plugin's stream as a daemon does; a subclass says what it is for."""
+
+    def Stream(  # noqa: N802 - gRPC's spelling
+        self,
+        request_iterator: Iterator[pb.StreamRequest],
+        context: grpc.ServicerContext,
+    ) -> Iterator[pb.StreamResponse]:
+        for request in request_iterator:
+            kind = request.WhichOneof("payload")
+            if kind == "batch":
+                self.on_batch(
+                    batch_from_proto(
+                        request.batch, engine=request.engine, rank=request.rank
+                    )
+                )
+            elif kind == "gap":
+                self.on_gap(request.gap)
+            yield pb.StreamResponse()
+
+    def on_batch(self, batch: StepBatch) -> None:
+        """Take the rows of a step. Called on gRPC's thread."""
+        raise NotImplementedError
+
+    def on_gap(self, gap: pb.Gap) -> None:
+        """Take what was lost. Called on gRPC's thread."""
+        raise NotImplementedError
+
+
+class Collector(Receiver):
+    """Keeps every request's rows."""
 
     def __init__(self, on_finished: Callable[[str], None] = lambda _: None) -> None:
         self.hello: pb.HelloRequest | None = None
@@ -69,23 +98,15 @@ class Collector(pb_grpc.CaptureServicer):
             self._changed.notify_all()
         return pb.HelloResponse()
 
-    def Stream(  # noqa: N802 - gRPC's spelling
-        self,
-        request_iterator: Iterator[pb.StreamRequest],
-        context: grpc.ServicerContext,
-    ) -> Iterator[pb.StreamResponse]:
-        for request in request_iterator:
-            kind = request.WhichOneof("payload")
-            if kind == "batch":
-                batch = batch_from_proto(
-                    request.batch, engine=request.engine, rank=request.rank
-                )
-                with self._changed:
-                    self._take(batch)
-                    self._changed.notify_all()
-            elif kind == "gap":
-                self._n_lost += request.gap.n_tokens
-            yield pb.StreamResponse()
+    def on_batch(self, batch: StepBatch) -> None:
+        """Keep the rows, and note the requests that ended."""
+        with self._changed:
+            self._take(batch)
+            self._changed.notify_all()
+
+    def on_gap(self, gap: pb.Gap) -> None:
+        """Count: a data set must not have holes."""
+        self._n_lost += gap.n_tokens
 
     def _take(self, batch: StepBatch) -> None:
         for norms in batch.squared_norms.values():

@@ -51,6 +51,9 @@ class DetectorsConfig:
     bundle: str = "/etc/innerwatch/bundle"
     """Folder of the detector bundle. Relative to the configuration file."""
 
+    digest: str = ""
+    """The bundle's digest, as `innerwatch check` prints it; empty takes any."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AuditConfig:
@@ -107,6 +110,11 @@ class Config:
     def bundle_path(self) -> Path:
         """The detector bundle's folder."""
         return self.folder / self.detectors.bundle
+
+    @property
+    def bundle_digest(self) -> str | None:
+        """The digest that the bundle must have, or None for any."""
+        return self.detectors.digest or None
 
     @property
     def audit_path(self) -> Path:

@@ -22,7 +22,6 @@ _T = TypeVar("_T", bound=np.generic)
 REASON_TO_PROTO: dict[LossReason, pb.LossReason] = {
     LossReason.BUFFER_FULL: pb.LOSS_REASON_BUFFER_FULL,
     LossReason.DISCONNECTED: pb.LOSS_REASON_DISCONNECTED,
-    LossReason.UNACKNOWLEDGED: pb.LOSS_REASON_UNACKNOWLEDGED,
     LossReason.NO_BANK: pb.LOSS_REASON_NO_BANK,
     LossReason.PREFIX_CACHED: pb.LOSS_REASON_PREFIX_CACHED,
     LossReason.TAP_SILENT: pb.LOSS_REASON_TAP_SILENT,
@@ -282,10 +281,11 @@ def gap_from_proto(message: pb.Gap, *, engine: str, rank: int) -> Gap:
     """
     if message.reason not in REASON_FROM_PROTO:
         raise WireError(
-            f"gap.reason: expected one of 1 to {len(REASON_FROM_PROTO)}, "
+            f"gap.reason: expected one of {sorted(REASON_FROM_PROTO)}, "
             f"got {message.reason}"
         )
-    if max(message.n_tokens, message.first_step, message.last_step) > MAX_COUNT:
+    counts = (message.n_tokens, message.n_finished)
+    if max(*counts, message.first_step, message.last_step) > MAX_COUNT:
         raise WireError(f"gap: expected steps and counts up to {MAX_COUNT}")
     if not (isfinite(message.began_at) and isfinite(message.ended_at)):
         raise WireError("gap.began_at, gap.ended_at: expected finite seconds")
@@ -315,6 +315,7 @@ def gap_from_proto(message: pb.Gap, *, engine: str, rank: int) -> Gap:
             for lost in message.lost
         ),
         finished=finished,
+        n_finished=max(message.n_finished, len(finished)),
         began_at=message.began_at,
         ended_at=message.ended_at,
     )
@@ -336,6 +337,7 @@ def gap_to_proto(gap: Gap) -> pb.Gap:
             for lost in gap.lost
         ],
         finished=[pb.FinishedRequest(request_id=r) for r in gap.finished],
+        n_finished=gap.n_finished,
         began_at=gap.began_at,
         ended_at=gap.ended_at,
     )

@@ -62,6 +62,7 @@ def gap_message(loss: Loss) -> pb.Gap:
             for i, first, n in spans
         ],
         finished=[pb.FinishedRequest(request_id=i) for i in loss.finished],
+        n_finished=loss.n_finished,
         began_at=loss.began_at,
         ended_at=loss.ended_at,
     )

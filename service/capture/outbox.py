@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from service.capture.step import Step
 
 _MAX_LISTED = 16384
-"""Ranges that one gap lists; what is beyond is counted, not named."""
+"""Ranges, and ends, that one gap lists; what is beyond is counted, not named."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -32,12 +32,17 @@ class Loss:
     ranges: dict[str, list[int]] = field(default_factory=dict)
     more: list[tuple[str, int, int]] = field(default_factory=list)
     finished: list[str] = field(default_factory=list)
+    n_finished: int = 0
 
     def add(self, step: Step) -> None:
         """Count *step*'s rows as lost."""
         self.last_step, self.ended_at = step.step, step.captured_at
         self.n_tokens += step.n_rows_expected
-        self.finished.extend(step.finished)
+        self.n_finished += len(step.finished)
+        for request_id in step.finished:
+            # One whose range is listed has to end, or it would stay live for ever.
+            if request_id in self.ranges or len(self.finished) < _MAX_LISTED:
+                self.finished.append(request_id)
         for request_id, first, n in step.spans():
             known = self.ranges.get(request_id)
             if known is not None and known[0] + known[1] == first:

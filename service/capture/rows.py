@@ -38,6 +38,40 @@ class Rows:
     first_positions: NDArray[np.int64]
     token_ids: torch.Tensor
 
+    def cut(self, start: int, stop: int) -> tuple["Rows", list[int]]:
+        """Return the rows from *start* to *stop*, and which requests they are of."""
+        ends = np.cumsum(self.n_rows)
+        begins = ends - self.n_rows
+        kept = np.flatnonzero((begins < stop) & (ends > start)).tolist()
+        first, last = np.maximum(begins, start), np.minimum(ends, stop)
+        part = Rows(
+            request_ids=tuple(self.request_ids[i] for i in kept),
+            n_rows=(last - first)[kept],
+            first_positions=(self.first_positions + first - begins)[kept],
+            token_ids=self.token_ids[start:stop],
+        )
+        return part, kept
+
+
+def scheduled_rows(scheduler_output: Any) -> Rows:
+    """
+    Return the layout that the scheduler asked for: to name rows that were lost.
+
+    The order is the scheduler's, not that of the runner's buffers; no token ids.
+    """
+    first = {
+        r.req_id: r.num_computed_tokens for r in scheduler_output.scheduled_new_reqs
+    }
+    cached = scheduler_output.scheduled_cached_reqs
+    first.update(zip(cached.req_ids, cached.num_computed_tokens, strict=True))
+    n_rows = scheduler_output.num_scheduled_tokens
+    return Rows(
+        request_ids=tuple(n_rows),
+        n_rows=np.array(list(n_rows.values()), dtype=np.int64),
+        first_positions=np.array([first[i] for i in n_rows], dtype=np.int64),
+        token_ids=torch.empty(0, dtype=torch.int32),
+    )
+
 
 def read_rows(runner: Any, scheduler_output: Any) -> Rows:
     """

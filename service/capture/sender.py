@@ -1,7 +1,7 @@
 """Carries the outbox to the daemon: connects, says hello, streams, starts over.
 
 Rule: nothing here runs on the engine's thread, and nothing here ends for good before
-`close`. A daemon that is absent, killed, stopped or slow costs a retry a second.
+`close`. A daemon that is absent, killed, stopped or slow costs two retries a second.
 """
 
 import logging
@@ -24,6 +24,7 @@ _RETRY_SECONDS = 0.5
 _HELLO_TIMEOUT_SECONDS = 5.0
 _HEARTBEAT_SECONDS = 1.0
 _MAX_UNACKNOWLEDGED = 256
+_REFUSALS = (grpc.StatusCode.FAILED_PRECONDITION, grpc.StatusCode.INVALID_ARGUMENT)
 _OPTIONS = [
     ("grpc.max_send_message_length", -1),
     ("grpc.max_receive_message_length", -1),
@@ -47,7 +48,6 @@ class Sender:
 
         on_hello: Gets each `HelloResponse`; raises to refuse it.
 
-        is_proven: Whether the tap wrote its rows when it was last tried.
     """
 
     def __init__(
@@ -57,13 +57,12 @@ class Sender:
         address: str,
         hello: Callable[[], pb.HelloRequest],
         on_hello: Callable[[pb.HelloResponse], None],
-        is_proven: Callable[[], bool],
     ) -> None:
         self._outbox = outbox
         self._address = address
         self._make_hello = hello
         self._on_hello = on_hello
-        self._is_proven = is_proven
+        self._is_proven = True  # By the trial step, or there were no sender.
         self._closing = threading.Event()
         self._last_problem = ""
         self.is_connected = False
@@ -125,12 +124,20 @@ class Sender:
     ) -> Iterator[pb.StreamRequest]:
         last_step = 0
         last_sent = 0.0
-        while not (ended.is_set() or self._closing.is_set()):
-            entry = self._outbox.next_entry(_MAX_UNACKNOWLEDGED, _HEARTBEAT_SECONDS)
+        while not ended.is_set():
             request = pb.StreamRequest(engine=hello.engine, rank=hello.rank)
+            if self._closing.is_set():
+                if self._outbox.is_empty():
+                    request.goodbye.SetInParent()
+                    in_flight.append(None)
+                    yield request
+                return
+            entry = self._outbox.next_entry(_MAX_UNACKNOWLEDGED, _HEARTBEAT_SECONDS)
             if isinstance(entry, Step):
                 last_step = entry.step
                 request.batch.CopyFrom(step_message(entry, tuple(hello.hook_points)))
+                if entry.n_rows:
+                    self._is_proven = entry.is_written
             elif entry is not None:
                 request.gap.CopyFrom(gap_message(entry))
             else:
@@ -138,7 +145,7 @@ class Sender:
                     continue
                 request.heartbeat.step = last_step
                 request.heartbeat.sent_at = time.time()
-                request.heartbeat.is_proven = self._is_proven()
+                request.heartbeat.is_proven = self._is_proven
             in_flight.append(entry)
             last_sent = time.monotonic()
             yield request
@@ -151,6 +158,8 @@ class Sender:
 
 
 def _text_of(error: grpc.RpcError) -> str:
+    if isinstance(error, grpc.Call) and error.code() in _REFUSALS:
+        return f"the daemon refused this engine: {error.details()}"
     if isinstance(error, grpc.Call):
         return f"daemon not reachable: {error.code().name}: {error.details()}"
     return f"daemon not reachable: {error!r}"

@@ -48,7 +48,7 @@ class CaptureSettings:
 
     hook_points: tuple[str, ...]
     mode: Mode = "pushdown"
-    k_max: int = 64
+    k_max: int = 128
     address: str = "unix:/run/innerwatch/innerwatch.sock"
     buffer_mib: int = 256
     abi: int = ABI

@@ -1,11 +1,12 @@
 """What the engine's thread hands over: the rows of one step."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
 from service.capture.rows import Rows
+from service.capture.tap import NOT_WRITTEN
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -37,6 +38,46 @@ class Step:
         """Memory the step holds, with an allowance for its small parts."""
         tensors = (self.values, self.squared_norms, self.token_ids)
         return 1024 + sum(t.nbytes for t in tensors if t is not None)
+
+    @property
+    def n_rows(self) -> int:
+        """Rows that are held."""
+        return 0 if self.token_ids is None else len(self.token_ids)
+
+    @property
+    def is_written(self) -> bool:
+        """Whether the taps wrote every row; only once *copied* is complete."""
+        norms = self.squared_norms
+        return norms is None or not bool((norms == NOT_WRITTEN).any())
+
+    def in_parts(self, max_rows: int) -> Iterator["Step"]:
+        """
+        Yield the step as several with rising numbers, of at most *max_rows* each.
+
+        What came and went with the step travels with the first part.
+        """
+        if self.n_rows <= max_rows:
+            yield self
+            return
+        assert self.rows is not None
+        assert self.values is not None
+        assert self.squared_norms is not None
+        assert self.token_ids is not None
+        for part, start in enumerate(range(0, self.n_rows, max_rows)):
+            stop = min(start + max_rows, self.n_rows)
+            rows, kept = self.rows.cut(start, stop)
+            yield replace(
+                self,
+                step=self.step + part,
+                n_rows_expected=stop - start,
+                rows=rows,
+                facts=tuple(self.facts[i] for i in kept),
+                values=self.values[:, start:stop],
+                squared_norms=self.squared_norms[:, start:stop],
+                token_ids=self.token_ids[start:stop],
+                finished=() if part else self.finished,
+                preempted=() if part else self.preempted,
+            )
 
     def spans(self) -> Iterator[tuple[str, int, int]]:
         """Yield (request id, first position, number of rows) in row order."""

@@ -12,7 +12,9 @@ from dataclasses import dataclass
 
 import torch
 
-_NOT_WRITTEN = -1.0
+NOT_WRITTEN = -1.0
+"""Squared norm of a row that no tap wrote: no real one is negative."""
+
 # The library object owns the operators: they live as long as it does.
 _library = torch.library.Library("innerwatch", "DEF")
 
@@ -97,18 +99,18 @@ class TapBuffers:
 
         return cls(
             values=zeros(n_sites, max_rows, k_max or d_model),
-            squared_norms=zeros(n_sites, max_rows).fill_(_NOT_WRITTEN),
+            squared_norms=zeros(n_sites, max_rows).fill_(NOT_WRITTEN),
             weight=None if k_max is None else zeros(n_sites, k_max, d_model),
             bias=None if k_max is None else zeros(n_sites, k_max),
         )
 
     def poison(self, n_rows: int) -> None:
         """Mark the first *n_rows* rows as not written: no squared norm is negative."""
-        self.squared_norms[:, :n_rows].fill_(_NOT_WRITTEN)
+        self.squared_norms[:, :n_rows].fill_(NOT_WRITTEN)
 
     def n_unwritten(self, n_rows: int) -> int:
         """Count rows that some tap has not written since they were poisoned."""
-        silent = (self.squared_norms[:, :n_rows] == _NOT_WRITTEN).any(dim=0)
+        silent = (self.squared_norms[:, :n_rows] == NOT_WRITTEN).any(dim=0)
         return int(silent.sum())
 
     def tensors(self) -> dict[str, torch.Tensor | None]:

@@ -23,7 +23,7 @@ from service.capture.bank import HostBank, host_bank
 from service.capture.hello import hello_request
 from service.capture.layers import check_layers, find_decoder_layers, install_tap
 from service.capture.outbox import Outbox
-from service.capture.rows import read_rows
+from service.capture.rows import read_rows, scheduled_rows
 from service.capture.sender import Sender
 from service.capture.settings import CaptureError, CaptureSettings, layer_of
 from service.capture.snapshot import Snapshooter
@@ -33,6 +33,9 @@ from service.capture.unsupported import check_supported
 from service.rpc.innerwatch.v1 import innerwatch_pb2 as pb
 
 _log = logging.getLogger("innerwatch.capture")
+
+_MAX_BATCH_BYTES = 16 << 20
+"""A larger step, as a long prefill's activations are, travels in parts."""
 
 
 class CaptureWorker:
@@ -52,7 +55,6 @@ class CaptureWorker:
         self._width = 1
         self._step = 0
         self._facts: dict[str, tuple[int, int]] = {}
-        self._is_proven = False
         self._is_prepared = False
         self._is_reported = False
 
@@ -105,7 +107,6 @@ class CaptureWorker:
                 f"trial step: the model runs a graph without them; clear vLLM's "
                 f"compile cache, or report this"
             )
-        self._is_proven = True
         if _tensor_parallel_rank() != 0:
             return
         self._sender = Sender(
@@ -115,7 +116,6 @@ class CaptureWorker:
                 self._worker.vllm_config, self._settings, self._engine
             ),
             on_hello=self._on_hello,
-            is_proven=lambda: self._is_proven,
         )
         self._sender.start()
 
@@ -136,9 +136,8 @@ class CaptureWorker:
         """Read the layout, now that it is right, and hand over a copy of the rows."""
         if self._sender is None:
             return
-        self._step += 1
         lost = Step(
-            step=self._step,
+            step=self._step + 1,
             bank_digest=self._digest,
             captured_at=time.time(),
             n_rows_expected=scheduler_output.total_num_scheduled_tokens,
@@ -149,17 +148,25 @@ class CaptureWorker:
             lost = self._describe(lost, scheduler_output)
             if lost.n_rows_expected == 0:
                 if lost.finished:
-                    self._outbox.put(lost)
+                    self._put(lost)
                 return
+            # Should the runner's layout be unreadable, the loss still has names.
+            lost = replace(lost, rows=scheduled_rows(scheduler_output))
             lost = replace(
                 lost, rows=read_rows(self._worker.model_runner, scheduler_output)
             )
             dropped = self._reason_to_drop(lost.n_rows_expected)
             if dropped is None:
-                self._outbox.put(self._copy_rows(lost))
+                self._put(self._copy_rows(lost))
                 return
             reason = dropped
+        self._step = lost.step
         self._outbox.lose(lost, reason)
+
+    def _put(self, step: Step) -> None:
+        for part in step.in_parts(max(1, _MAX_BATCH_BYTES // self._n_bytes(1))):
+            self._outbox.put(part)
+            self._step = part.step
 
     def close(self) -> None:
         """Send what is left, for a moment, and stop the sender."""
@@ -211,12 +218,16 @@ class CaptureWorker:
             if self._sender.is_connected:
                 return pb.LOSS_REASON_NO_BANK
             return pb.LOSS_REASON_DISCONNECTED
-        n_bytes = 4 * n_rows * (len(self._settings.hook_points) * self._width + 2)
-        if self._outbox.has_room(n_bytes):
+        if self._outbox.has_room(self._n_bytes(n_rows)):
             return None
         if self._sender.is_connected:
             return pb.LOSS_REASON_BUFFER_FULL
         return pb.LOSS_REASON_DISCONNECTED
+
+    def _n_bytes(self, n_rows: int) -> int:
+        """Values and squared norms a hook point, and a token id, in float32."""
+        n_sites = len(self._settings.hook_points)
+        return 4 * n_rows * (n_sites * (self._width + 1) + 1)
 
     def _on_hello(self, answer: pb.HelloResponse) -> None:
         # On the sender's thread: only leaves the bank for the next step to take.

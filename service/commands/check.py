@@ -32,7 +32,7 @@ def run(args: argparse.Namespace) -> int:
     from service.daemon.server import check_free
 
     config = load_config(args.config)
-    bundle = load_bundle(config.bundle_path)
+    bundle = load_bundle(config.bundle_path, expected_digest=config.bundle_digest)
     bank = ProjectionBank.compile(bundle.detectors)
     folder = config.audit_path
     while not folder.exists() and folder != folder.parent:
@@ -63,7 +63,8 @@ def run(args: argparse.Namespace) -> int:
         print(json.dumps(facts))
     else:
         print(f"{args.config}: fine")
-        print(f"bundle    {bundle.name} {bundle.version}, {bundle.digest[:12]}")
+        print(f"bundle    {bundle.name} {bundle.version}")
+        print(f"digest    {bundle.digest}")
         print(f"model     {bundle.identity.model}")
         for detector in bundle.detectors:
             threshold = bundle.calibrations[detector.name].threshold

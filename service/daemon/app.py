@@ -30,6 +30,7 @@ from service.daemon.operator_rpc import AuditRPC, ControlRPC
 from service.daemon.server import Server
 from service.daemon.state import State
 
+_WAKE_SECONDS = 0.5
 _STREAM_GRACE_SECONDS = 0.5  # All acknowledgements are out before this begins.
 
 log = logging.getLogger("innerwatch")
@@ -58,6 +59,8 @@ class Daemon:
 
     def start(self) -> None:
         """Run every step of `STARTUP`; on an error, undo those that were run."""
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, lambda *_: self._is_over.set())
         undo = {
             Daemon.open_audit: Daemon.close_audit,
             Daemon.open_metrics: Daemon.stop_metrics,
@@ -73,9 +76,10 @@ class Daemon:
 
     def wait(self) -> int:
         """Wait for SIGTERM, SIGINT or a failure; return the exit status."""
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, lambda *_: self._is_over.set())
-        self._is_over.wait()
+        # Python runs a handler between two steps of this thread's own: a signal that
+        # comes just before a wait without an end would be slept over.
+        while not self._is_over.wait(_WAKE_SECONDS):
+            pass
         failure = self.ingest.failure
         with ExitStack() as steps:
             for step in reversed(TEARDOWN):
@@ -86,7 +90,9 @@ class Daemon:
         return 0
 
     def load_detectors(self) -> None:
-        self.bundle = load_bundle(self.config.bundle_path)
+        self.bundle = load_bundle(
+            self.config.bundle_path, expected_digest=self.config.bundle_digest
+        )
         self.bank = ProjectionBank.compile(self.bundle.detectors)
 
     def open_audit(self) -> None:

@@ -14,6 +14,7 @@ from service.daemon.ingest import Ingest
 from service.daemon.items import (
     BatchItem,
     GapItem,
+    GoodbyeItem,
     HeartbeatItem,
     HelloItem,
     Item,
@@ -78,7 +79,8 @@ class CaptureRPC(rpc.CaptureServicer):
     ) -> Iterator[pb.StreamResponse]:
         """Take batches in; give acknowledgements out, in order."""
         outbox: Outbox = SimpleQueue()
-        context.add_callback(lambda: outbox.put(None))
+        if not context.add_callback(lambda: outbox.put(None)):
+            return  # Cancelled before it began: nobody would end the wait below.
         problem: list[str] = []
         threading.Thread(
             target=self._read,
@@ -135,7 +137,9 @@ def item_of(
     if kind == "heartbeat":
         is_proven = request.heartbeat.is_proven
         return HeartbeatItem(engine=engine, is_proven=is_proven, outbox=outbox)
-    problem = "payload: expected batch, gap or heartbeat, got none"
+    if kind == "goodbye":
+        return GoodbyeItem(engine=engine, outbox=outbox)
+    problem = "payload: expected batch, gap, heartbeat or goodbye, got none"
     try:
         if kind == "gap":
             gap = gap_from_proto(request.gap, engine=engine, rank=rank)

@@ -4,9 +4,19 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GoneEngine:
+    """An engine that has no stream any more, and whether it said that it stops."""
+
+    name: str
+    last_heard: float
+    said_goodbye: bool
+
+
 @dataclass(slots=True)
 class _Engine:
     last_heard: float
+    said_goodbye: bool = False
     n_streams: int = 0
     last_step: int = 0
     is_proven: bool = True
@@ -27,6 +37,15 @@ class Engines:
     def n_connected(self) -> int:
         """Engines with an open stream."""
         return sum(engine.n_streams > 0 for engine in self._engines.values())
+
+    @property
+    def broken_off(self) -> list[str]:
+        """Engines whose stream broke, and that have not come back yet."""
+        return [
+            name
+            for name, engine in self._engines.items()
+            if not (engine.n_streams or engine.said_goodbye)
+        ]
 
     @property
     def is_proven(self) -> bool:
@@ -58,7 +77,13 @@ class Engines:
         """Note that an engine opened a stream."""
         self.hear(name, now)
         self._engines[name].n_streams += 1
+        self._engines[name].said_goodbye = False
         self.has_ever_connected = True
+
+    def say_goodbye(self, name: str, now: float) -> None:
+        """Note that an engine stops."""
+        self.hear(name, now)
+        self._engines[name].said_goodbye = True
 
     def disconnect(self, name: str, now: float) -> None:
         """Note that a stream of an engine ended."""
@@ -73,13 +98,17 @@ class Engines:
             if engine.n_streams
         }
 
-    def take_gone(self, heard_before: float) -> list[str]:
+    def take_gone(self, heard_before: float) -> list[GoneEngine]:
         """Forget and return the engines without a stream, last heard before then."""
         gone = [
-            name
+            GoneEngine(
+                name=name,
+                last_heard=engine.last_heard,
+                said_goodbye=engine.said_goodbye,
+            )
             for name, engine in self._engines.items()
             if not engine.n_streams and engine.last_heard < heard_before
         ]
-        for name in gone:
-            del self._engines[name]
+        for engine in gone:
+            del self._engines[engine.name]
         return gone

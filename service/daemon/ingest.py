@@ -25,6 +25,7 @@ from service.daemon.engines import Engines
 from service.daemon.items import (
     BatchItem,
     GapItem,
+    GoodbyeItem,
     HeartbeatItem,
     HelloItem,
     Item,
@@ -202,6 +203,7 @@ class Ingest:
             refusal=self._refusal,
             has_ever_connected=self._engines.has_ever_connected,
             n_connected=self._engines.n_connected,
+            broken_off=self._engines.broken_off,
             silent_seconds=self._engines.silent_seconds(self._clock()),
             n_scored=self._recent.n_scored,
             n_lost=self._recent.n_lost,
@@ -215,6 +217,7 @@ class Ingest:
         self._metrics.set_gauges(
             n_queued=self._queue.qsize(),
             n_live_requests=self._monitor.n_live_requests,
+            n_engines=self._engines.n_connected,
             last_batch_at=self._last_batch_at,
         )
         self.snapshot = snapshot_of(self._monitor, state, self._last_batch_at)
@@ -222,14 +225,21 @@ class Ingest:
 
     def _expire(self, now: float, drain: _Drain) -> None:
         """Finish what nobody will finish: lost engines' requests, and idle ones."""
-        for engine in self._engines.take_gone(
-            now - self._config.reconnect_grace_seconds
-        ):
-            drain.finish(self._monitor.end_engine(engine))
+        self._end_gone(now, now - self._config.reconnect_grace_seconds, drain)
         for engine, step in self._engines.last_steps.items():
             before = step - self._config.max_idle_steps
             for request_id in self._monitor.stale(engine, before):
-                drain.finish([self._monitor.finish(engine, request_id)])
+                drain.finish([self._monitor.abandon(engine, request_id)])
+
+    def _end_gone(self, now: float, heard_before: float, drain: _Drain) -> None:
+        for engine in self._engines.take_gone(heard_before):
+            drain.finish(self._monitor.end_engine(engine.name))
+            if not engine.said_goodbye:
+                # What it had not sent, nobody can count: the record says when.
+                ended_at = self._wall_clock()
+                began_at = ended_at - (now - engine.last_heard)
+                gap = _empty_gap(engine.name, began_at, ended_at)
+                drain.entries.gaps.append((gap, "the engine broke off"))
 
     def _on_batch(self, item: BatchItem, drain: _Drain) -> None:
         batch = item.batch
@@ -289,6 +299,13 @@ class Ingest:
         answer = pb.StreamResponse(acknowledged_step=step)
         drain.answers.append((item.outbox, answer))
 
+    def _on_goodbye(self, item: GoodbyeItem, drain: _Drain) -> None:
+        self._engines.say_goodbye(item.engine, self._clock())
+        step = self._engines.last_steps[item.engine]
+        drain.answers.append((item.outbox, pb.StreamResponse(acknowledged_step=step)))
+        event = Event(kind="goodbye", detail="", engine=item.engine)
+        drain.entries.events.append(event)
+
     def _on_hello(self, item: HelloItem, drain: _Drain) -> None:
         self._refusal = item.refusal
         if item.refusal:
@@ -302,10 +319,10 @@ class Ingest:
         drain.entries.events.append(Event(kind=kind, detail=detail, engine=item.engine))
 
     def _on_stream_start(self, item: StreamStart, drain: _Drain) -> None:
-        self._engines.connect(item.engine, self._clock())
+        now = self._clock()
+        self._engines.connect(item.engine, now)
         # A new engine means that those without a stream will not come back.
-        for engine in self._engines.take_gone(float("inf")):
-            drain.finish(self._monitor.end_engine(engine))
+        self._end_gone(now, float("inf"), drain)
 
     def _on_stream_end(self, item: StreamEnd, drain: _Drain) -> None:
         if item.engine:
@@ -313,19 +330,34 @@ class Ingest:
         drain.answers.append((item.outbox, None))
 
     def _on_stop(self, item: Stop, drain: _Drain) -> None:
-        n_live = self._monitor.n_live_requests
-        detail = f"{n_live} live requests left"
+        abandoned = self._monitor.end_all()
+        drain.finish(abandoned)
+        detail = f"{len(abandoned)} live requests abandoned"
         drain.entries.events.append(Event(kind="stop", detail=detail))
 
     _handlers: dict[type, Callable[..., None]] = {  # noqa: RUF012
         BatchItem: _on_batch,
         GapItem: _on_gap,
         HeartbeatItem: _on_heartbeat,
+        GoodbyeItem: _on_goodbye,
         HelloItem: _on_hello,
         StreamStart: _on_stream_start,
         StreamEnd: _on_stream_end,
         Stop: _on_stop,
     }
+
+
+def _empty_gap(engine: str, began_at: float, ended_at: float) -> Gap:
+    return Gap(
+        engine=engine,
+        rank=0,
+        reason=LossReason.NOT_RECEIVED,
+        first_step=0,
+        last_step=0,
+        n_tokens=0,
+        began_at=began_at,
+        ended_at=ended_at,
+    )
 
 
 def _missing_gap(item: BatchItem) -> Gap:

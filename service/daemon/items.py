@@ -44,6 +44,14 @@ class HeartbeatItem:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class GoodbyeItem:
+    """An engine stops, and has sent all it had."""
+
+    engine: str
+    outbox: Outbox
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class HelloItem:
     """An engine introduced itself; with a *refusal*, in vain."""
 
@@ -72,4 +80,13 @@ class Stop:
     """Nothing comes after this."""
 
 
-Item = BatchItem | GapItem | HeartbeatItem | HelloItem | StreamStart | StreamEnd | Stop
+Item = (
+    BatchItem
+    | GapItem
+    | HeartbeatItem
+    | GoodbyeItem
+    | HelloItem
+    | StreamStart
+    | StreamEnd
+    | Stop
+)

@@ -63,6 +63,7 @@ class Metrics:
         )
         self._queue = gauge("ingest_queue_batches", "Messages waiting to be scored.")
         self._live = gauge("live_requests", "Requests that have not ended.")
+        self._engines = gauge("engines_connected", "Engines with an open stream.")
         self._last_batch = gauge("last_batch_timestamp_seconds", "Last batch scored.")
         self._state = gauge("state", "1 for the state the daemon is in.", ("state",))
         self._raised: dict[tuple[str, ...], int] = {}
@@ -109,11 +110,17 @@ class Metrics:
         self._lag.observe(max(0.0, seconds))
 
     def set_gauges(
-        self, *, n_queued: int, n_live_requests: int, last_batch_at: float
+        self,
+        *,
+        n_queued: int,
+        n_live_requests: int,
+        n_engines: int,
+        last_batch_at: float,
     ) -> None:
         """Set what goes up and down; *last_batch_at* is seconds since the epoch."""
         self._queue.set(n_queued)
         self._live.set(n_live_requests)
+        self._engines.set(n_engines)
         self._last_batch.set(last_batch_at)
 
     def set_state(self, state: State) -> None:

@@ -3,7 +3,7 @@
 # A pure function of what was observed, so that every rule can be tested without a
 # clock. The first rule that applies wins; the order is how bad it is.
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 
@@ -41,6 +41,8 @@ class Signals:
 
         n_connected: Engines with an open stream.
 
+        broken_off: Engines whose stream broke and that are waited for.
+
         silent_seconds: By connected engine, time since its last message.
 
         n_scored: Tokens scored in the last stretch of traffic.
@@ -54,6 +56,7 @@ class Signals:
     refusal: str = ""
     has_ever_connected: bool = False
     n_connected: int = 0
+    broken_off: Sequence[str] = ()
     silent_seconds: Mapping[str, float] = field(default_factory=dict)
     n_scored: int = 0
     n_lost: Mapping[LossReason, int] = field(default_factory=dict)
@@ -83,6 +86,12 @@ def _waiting(signals: Signals, _limit: float) -> str:
 
 def _gone(signals: Signals, _limit: float) -> str:
     return "" if signals.n_connected else "no engine is connected any more"
+
+
+def _broken_off(signals: Signals, _limit: float) -> str:
+    if not signals.broken_off:
+        return ""
+    return f"engine {signals.broken_off[0]} broke off, and is waited for"
 
 
 def _silent(signals: Signals, limit: float) -> str:
@@ -129,6 +138,7 @@ _RULES: tuple[tuple[StateName, Callable[[Signals, float], str]], ...] = (
     (StateName.BLIND, _gone),
     (StateName.BLIND, _silent),
     (StateName.BLIND, _nothing_scored),
+    (StateName.DEGRADED, _broken_off),
     (StateName.DEGRADED, _unproven),
     (StateName.DEGRADED, _some_lost),
 )

@@ -139,7 +139,7 @@ class Demo:
         )
         server = VLLMServer(
             str(self.model),
-            capture={"hook_points": HOOK_POINTS, "k_max": 128, "address": listen},
+            capture={"hook_points": HOOK_POINTS, "address": listen},
             log=self.work / "vllm.log",
             arguments=VLLM_ARGUMENTS,
             is_left_running=self.is_kept,

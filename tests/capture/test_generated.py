@@ -1,5 +1,7 @@
+import os
 import subprocess
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -9,7 +11,8 @@ ROOT = Path(__file__).resolve().parents[2]
 
 def test_generated_code_is_current(tmp_path: Path) -> None:
     """service/rpc is what the committed .proto generates."""
-    pytest.importorskip("grpc_tools", reason="pip install grpcio-tools")
+    if find_spec("grpc_tools") is None and not os.environ.get("CI"):
+        pytest.skip("pip install grpcio-tools")
     subprocess.run(
         [
             sys.executable,

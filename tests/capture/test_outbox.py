@@ -1,3 +1,4 @@
+import dataclasses
 from collections.abc import Callable
 
 import numpy as np
@@ -10,6 +11,7 @@ from service.capture.messages import gap_message, step_message
 from service.capture.outbox import Loss, Outbox
 from service.capture.rows import Rows
 from service.capture.step import Step
+from service.capture.tap import NOT_WRITTEN
 from service.rpc.innerwatch.v1 import innerwatch_pb2 as pb
 
 HOOK_POINT = "blocks.1.hook_resid_post"
@@ -54,6 +56,64 @@ def test_a_loss_stays_between_its_neighbours() -> None:
         (r.request_id, r.first_position, r.n_tokens) for r in gap.lost
     ]
     assert entries[3] is None
+
+
+def test_a_long_loss_names_so_many_and_counts_the_rest() -> None:
+    """An outage of any length takes bounded memory, and loses no count."""
+    outbox = Outbox(1 << 20)
+    for number in range(1, 40_001):
+        ends = dataclasses.replace(make_step(number), finished=(f"r{number}",))
+        outbox.lose(ends, pb.LOSS_REASON_DISCONNECTED)
+
+    loss = outbox.next_entry(10, 0)
+
+    assert isinstance(loss, Loss)
+    assert (40_000, 120_000) == (loss.n_finished, loss.n_tokens)
+    assert len(loss.finished) == len(loss.more) + len(loss.ranges) == 16384
+
+
+def test_a_step_too_large_for_a_message_travels_in_parts() -> None:
+    """Each row is in one part, under its request and position; ends come once."""
+    rows = Rows(
+        request_ids=("a", "b", "c"),
+        n_rows=np.array([1, 5, 2]),
+        first_positions=np.array([9, 0, 4]),
+        token_ids=torch.arange(8),
+    )
+    step = Step(
+        step=7,
+        bank_digest="",
+        captured_at=0.0,
+        n_rows_expected=8,
+        rows=rows,
+        facts=((0, 9), (0, 5), (2, 6)),
+        values=torch.arange(8, dtype=torch.float32).reshape(1, 8, 1),
+        squared_norms=torch.ones(1, 8),
+        token_ids=torch.arange(8, dtype=torch.int32),
+        finished=("z",),
+    )
+
+    parts = [step_message(part, (HOOK_POINT,)) for part in step.in_parts(3)]
+
+    assert [7, 8, 9] == [part.step for part in parts]
+    assert [3, 3, 2] == [part.n_rows_expected for part in parts]
+    assert [1, 0, 0] == [len(part.finished) for part in parts]
+    assert [("a", 9, 1), ("b", 0, 2), ("b", 2, 3), ("c", 4, 2)] == [
+        (r.request_id, r.first_position, r.n_rows) for p in parts for r in p.requests
+    ]
+    values = b"".join(part.hook_points[0].values for part in parts)
+    assert list(range(8)) == np.frombuffer(values, dtype=np.float32).tolist()
+    assert [6, 6] == [parts[2].requests[0].n_prompt_tokens] * 2
+
+
+def test_a_silent_tap_shows_in_the_step() -> None:
+    """One row without its poison overwritten is enough."""
+    step = make_step(1)
+    norms = torch.ones(1, 3)
+    norms[0, 1] = NOT_WRITTEN
+
+    assert step.is_written
+    assert not dataclasses.replace(step, squared_norms=norms).is_written
 
 
 def test_a_loss_that_was_sent_is_not_changed() -> None:

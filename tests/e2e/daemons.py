@@ -4,7 +4,6 @@ import os
 import signal
 import sqlite3
 import subprocess
-import sys
 import time
 import urllib.request
 from collections.abc import Callable
@@ -16,19 +15,20 @@ from service.daemon.audit.store import FILE_NAME
 from service.rpc.innerwatch.v1 import innerwatch_pb2 as pb
 from service.rpc.innerwatch.v1 import innerwatch_pb2_grpc as pb_grpc
 from service.serving import free_port
+from tests.service.builders import serve_command
 
 
 class Daemon:
     """`innerwatch serve` in a process of its own, which can be killed and started."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, bundle: str = "bundle") -> None:
         self.folder = folder
         self.listen = f"unix:{folder}/innerwatch.sock"
         self.metrics_port = free_port()
         (folder / "monitor.toml").write_text(
             f'[daemon]\nlisten = "{self.listen}"\n'
             f"[metrics]\nport = {self.metrics_port}\n"
-            f'[detectors]\nbundle = "bundle"\n[audit]\ndirectory = "audit"\n'
+            f'[detectors]\nbundle = "{bundle}"\n[audit]\ndirectory = "audit"\n'
         )
         self.process: subprocess.Popen[bytes] | None = None
 
@@ -36,23 +36,14 @@ class Daemon:
         """Start it, without waiting."""
         with (self.folder / "daemon.log").open("ab") as log:
             self.process = subprocess.Popen(
-                [
-                    sys.executable,
-                    "-m",
-                    "service.cli",
-                    "serve",
-                    "--config",
-                    str(self.folder / "monitor.toml"),
-                ],
-                stdout=log,
-                stderr=log,
+                serve_command(self.folder / "monitor.toml"), stdout=log, stderr=log
             )
 
     def signal(self, number: signal.Signals) -> None:
-        """Send it a signal."""
+        """Send it a signal; wait for its end if that is what the signal asks for."""
         assert self.process is not None
         os.kill(self.process.pid, number)
-        if number == signal.SIGKILL:
+        if number in (signal.SIGKILL, signal.SIGTERM):
             self.process.wait()
 
     def status(self) -> pb.StatusResponse:

@@ -4,7 +4,6 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,9 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from monitor.records import StepBatch
+from service.collecting import Receiver
 from service.rpc.innerwatch.v1 import innerwatch_pb2 as pb
 from service.rpc.innerwatch.v1 import innerwatch_pb2_grpc as pb_grpc
-from service.wire import batch_from_proto
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent.parent
@@ -26,8 +25,8 @@ HOOK_POINTS = ("blocks.1.hook_resid_post", "blocks.2.hook_resid_post")
 N_COLUMNS = 5
 
 
-class Recorder(pb_grpc.CaptureServicer):
-    """Answers the plugin as a daemon does, and keeps all it sent."""
+class Recorder(Receiver):
+    """Hands out a bank, and keeps all that the plugin sent."""
 
     def __init__(self, bank: pb.Bank | None) -> None:
         self.bank = bank
@@ -41,21 +40,11 @@ class Recorder(pb_grpc.CaptureServicer):
         self.hellos.append(request)
         return pb.HelloResponse(bank=self.bank)
 
-    def Stream(  # noqa: N802 - gRPC's spelling
-        self,
-        request_iterator: Iterator[pb.StreamRequest],
-        context: grpc.ServicerContext,
-    ) -> Iterator[pb.StreamResponse]:
-        for request in request_iterator:
-            kind = request.WhichOneof("payload")
-            if kind == "batch":
-                batch = batch_from_proto(
-                    request.batch, engine=request.engine, rank=request.rank
-                )
-                self.batches.append(batch)
-            elif kind == "gap":
-                self.gaps.append(request.gap)
-            yield pb.StreamResponse()
+    def on_batch(self, batch: StepBatch) -> None:
+        self.batches.append(batch)
+
+    def on_gap(self, gap: pb.Gap) -> None:
+        self.gaps.append(gap)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,14 +91,14 @@ def bank_arrays(
     return weight.reshape(N_COLUMNS, -1), np.frombuffer(part.bias, dtype=np.float32)
 
 
-def make_requests(n: int, seed: int) -> list[dict[str, Any]]:
+def make_requests(n: int, seed: int, most_generated: int) -> list[dict[str, Any]]:
     """Return *n* random requests, 4 to 400 tokens, every eighth one aborted."""
     rng = np.random.default_rng(seed)
     return [
         {
             "request_id": f"r{i}",
             "prompt": rng.integers(5, 500, int(rng.integers(4, 400))).tolist(),
-            "n_generate": int(rng.integers(1, 12)),
+            "n_generate": int(rng.integers(1, most_generated)),
             "abort_at_step": int(rng.integers(5, 150)) if i % 8 == 3 else None,
         }
         for i in range(n)
@@ -124,6 +113,7 @@ def run_engine(
     n_requests: int,
     is_tapped: bool = True,
     is_forced_compile: bool = False,
+    most_generated: int = 12,
     cache_root: Path | None = None,
     **engine_arguments: Any,
 ) -> EngineRun:
@@ -144,7 +134,7 @@ def run_engine(
     address = f"unix:{folder}/recorder.sock"
     server.add_insecure_port(address)
     server.start()
-    requests = make_requests(n_requests, seed=7)
+    requests = make_requests(n_requests, 7, most_generated)
     engine: dict[str, Any] = {
         "model": str(ORGANISM),
         "dtype": "float32",

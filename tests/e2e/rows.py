@@ -47,6 +47,7 @@ class Comparison:
     n_unasked: int
     n_wrong_token: int
     worst: float
+    n_repeated: int = 0
 
 
 def compare(

@@ -2,7 +2,7 @@
 
 import json
 import signal
-import time
+import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
@@ -85,7 +85,8 @@ def server(
             "buffer_mib": 8,
         },
         log=tmp_path_factory.mktemp("tapped") / "vllm.log",
-        arguments=ARGUMENTS,
+        # vLLM's default of 0 kills its workers before they can say goodbye.
+        arguments=[*ARGUMENTS, "--shutdown-timeout=10"],
     )
     with server:
         server.wait_until_ready()
@@ -97,6 +98,16 @@ def send(server: VLLMServer, name: str) -> list[str]:
     return by_index(
         server.chat_all(make_prompts(name, 48), max_tokens=24, concurrency=16)
     )
+
+
+def send_until(
+    server: VLLMServer, name: str, is_enough: threading.Event
+) -> list[list[str]]:
+    """Send the prompts again and again, twice at least; return each round's texts."""
+    rounds: list[list[str]] = []
+    while len(rounds) < 2 or not is_enough.is_set():
+        rounds.append(send(server, f"{name}-{len(rounds)}"))
+    return rounds
 
 
 def test_serving_goes_on_without_a_daemon(
@@ -161,15 +172,19 @@ def test_a_killed_daemon_harms_nobody_and_comes_back(
     SIGKILL in traffic: answers are the same, the stream resumes by itself within 5 s
     of a restart, the gap is on record, and no request cut in two counts as scanned.
     """
+    before = sum(daemon.status().n_requests.values())
+    is_enough = threading.Event()
     with ThreadPoolExecutor(1) as pool:
-        answers = pool.submit(send, server, "killed")
-        time.sleep(0.7)
-        daemon.signal(signal.SIGKILL)
-        assert reference == answers.result()
-
-    daemon.start()
-    daemon.status()
-    resumed = daemon.wait_for(lambda s: s.last_batch_at > 0, 5)
+        answers = pool.submit(send_until, server, "killed", is_enough)
+        try:
+            daemon.wait_for(lambda s: sum(s.n_requests.values()) > before + 8, 30)
+            daemon.signal(signal.SIGKILL)
+            daemon.start()
+            daemon.status()
+            resumed = daemon.wait_for(lambda s: s.last_batch_at > 0, 5)
+        finally:
+            is_enough.set()
+        assert all(reference == texts for texts in answers.result())
     finished = daemon.wait_for(lambda s: s.n_live_requests == 0, 30)
 
     assert "blind" != resumed.state
@@ -179,3 +194,16 @@ def test_a_killed_daemon_harms_nobody_and_comes_back(
     for row in daemon.audit("requests"):
         if row["verdict"] == "scanned":
             assert 0 == sum(json.loads(str(row["n_tokens_lost"])).values())
+
+
+def test_a_stopped_server_says_goodbye(server: VLLMServer, daemon: Daemon) -> None:
+    """
+    A stop that was meant is no gap: the engine sends what it has and says so.
+    """
+    n_gaps = len(daemon.audit("gaps"))
+
+    server.stop()
+
+    daemon.wait_for(lambda s: "no engine is connected" in s.reason, 10)
+    assert "goodbye" in [row["kind"] for row in daemon.audit("events")]
+    assert n_gaps == len(daemon.audit("gaps"))

@@ -38,6 +38,7 @@ class World:
     next_positions: Counter[str] = field(default_factory=Counter)
     expected: Counter[str] = field(default_factory=Counter)
     ends: list[Finished] = field(default_factory=list)
+    abandoned: list[Finished] = field(default_factory=list)
 
     def names_of(self, names: list[str]) -> list[str]:
         # An id is used once by an engine: an ended request comes back renamed.
@@ -121,22 +122,25 @@ def test_every_token_is_scored_or_lost_once(
         elif action == "finish":
             world.finish(names)
         else:
-            world.ends += world.watch.evict()
+            world.abandoned += world.watch.evict()
         totals = world.watch.totals.tokens
         assert totals.is_balanced
         assert world.n_expected == totals.n_expected
         for request_id in world.watch.live(ENGINE):
             assert world.watch.coverage(ENGINE, request_id).is_balanced
 
-    world.ends += world.watch.end_engine(ENGINE)
-    summaries = [summary for _, summary in world.ends]
+    world.abandoned += world.watch.end_engine(ENGINE)
+    summaries = [summary for _, summary in (*world.ends, *world.abandoned)]
     n_scored = sum(summary.n_tokens_scored for summary in summaries)
     n_lost = sum(sum(summary.n_tokens_lost.values()) for summary in summaries)
     assert totals_of(world) == (n_scored, n_lost + world.expected["unlisted"])
-    for summary in summaries:
+    for _, summary in world.ends:
         assert verdict_of(summary.n_tokens_scored, summary.n_tokens_lost) is (
             summary.verdict
         )
+    for _, summary in world.abandoned:
+        assert summary.verdict is not Verdict.SCANNED
+    for summary in summaries:
         for scores in summary.scores.values():
             assert summary.n_tokens_scored == np.count_nonzero(~np.isnan(scores))
 

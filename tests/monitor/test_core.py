@@ -314,6 +314,20 @@ class TestMemory:
         assert 1 == watch.coverage(ENGINE, "a").n_scored
         assert 0 == watch.totals.tokens.n_lost_total
 
+    def test_a_request_whose_end_nobody_saw_is_partial(self) -> None:
+        """
+        Scored whole as far as it was seen is not scanned.
+        """
+        watch = monitor()
+        watch.observe(batch(Rows("a", 0, quiet(3)), Rows("b", 0, quiet(1)), step=1))
+
+        _, abandoned = watch.abandon(ENGINE, "a")
+        ((_, last),) = watch.end_all()
+
+        assert (Verdict.PARTIAL, 3) == (abandoned.verdict, abandoned.n_tokens_scored)
+        assert ("b", Verdict.PARTIAL) == (last.request_id, last.verdict)
+        assert 0 == watch.n_live_requests
+
     def test_stale_requests_are_named(self) -> None:
         """
         Only requests that no step has mentioned since are stale.

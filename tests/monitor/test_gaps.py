@@ -10,6 +10,7 @@ def gap(
     last_step: int = 5,
     n_tokens: int | None = None,
     finished: tuple[str, ...] = (),
+    n_finished: int = 0,
     reason: LossReason = LossReason.BUFFER_FULL,
 ) -> Gap:
     listed = sum(one.n_tokens for one in lost)
@@ -22,6 +23,7 @@ def gap(
         n_tokens=listed if n_tokens is None else n_tokens,
         lost=lost,
         finished=finished,
+        n_finished=n_finished,
     )
 
 
@@ -103,6 +105,16 @@ class TestRecordGap:
 
         assert [] == watch.record_gap(again)
         assert 14 == watch.totals.tokens.n_expected
+
+    def test_ends_that_it_does_not_list_are_unscanned_requests(self) -> None:
+        """
+        A gap too long to name every request still counts each, and once.
+        """
+        watch = monitor()
+        watch.record_gap(gap(lost("a", 0, 3), n_tokens=9, n_finished=4))
+        watch.record_gap(gap(lost("a", 0, 3), n_tokens=9, n_finished=5, last_step=6))
+
+        assert 5 == watch.totals.n_requests[Verdict.UNSCANNED]
 
     def test_an_acknowledgement_that_was_lost_counts_nothing_twice(self) -> None:
         """

@@ -31,6 +31,8 @@ from tests.monitor.builders import D_MODEL, EARLY, ENGINE, LATE, calibration, de
 ROOT = Path(__file__).parents[2]
 _PATIENCE_SECONDS = 30.0
 
+Message = pb.StepBatch | pb.Gap | pb.Heartbeat | pb.Goodbye
+
 
 def identity(**changes: str | int) -> ModelIdentity:
     """The identity of a model that does not exist."""
@@ -137,6 +139,11 @@ def innerwatch(*arguments: str) -> "subprocess.CompletedProcess[str]":
     )
 
 
+def serve_command(config: Path) -> list[str]:
+    """Return the command line of a daemon."""
+    return [sys.executable, "-m", "service.cli", "serve", "--config", str(config)]
+
+
 @dataclass
 class RunningDaemon:
     """``innerwatch serve`` in a process of its own."""
@@ -146,14 +153,7 @@ class RunningDaemon:
 
     def __enter__(self) -> Self:
         self.process = subprocess.Popen(
-            [
-                sys.executable,
-                "-m",
-                "service.cli",
-                "serve",
-                "--config",
-                self.place.config,
-            ],
+            serve_command(self.place.config),
             cwd=ROOT,
             stderr=subprocess.PIPE,
             text=True,
@@ -246,7 +246,7 @@ class Client:
         """Open the stream."""
         self._answers = self.capture.Stream(iter(self._requests.get, None))
 
-    def send(self, batch: StepBatch | pb.StepBatch | pb.Gap | pb.Heartbeat) -> None:
+    def send(self, batch: StepBatch | Message) -> None:
         """Send without waiting for the answer."""
         request = pb.StreamRequest(engine=self.engine)
         if isinstance(batch, StepBatch):
@@ -255,8 +255,10 @@ class Client:
             request.batch.CopyFrom(batch)
         elif isinstance(batch, pb.Gap):
             request.gap.CopyFrom(batch)
-        else:
+        elif isinstance(batch, pb.Heartbeat):
             request.heartbeat.CopyFrom(batch)
+        else:
+            request.goodbye.CopyFrom(batch)
         self._requests.put(request)
 
     def answer(self) -> pb.StreamResponse:
@@ -264,9 +266,7 @@ class Client:
         assert self._answers is not None
         return next(self._answers)
 
-    def ask(
-        self, batch: StepBatch | pb.StepBatch | pb.Gap | pb.Heartbeat
-    ) -> pb.StreamResponse:
+    def ask(self, batch: StepBatch | Message) -> pb.StreamResponse:
         """Send and return the answer."""
         self.send(batch)
         return self.answer()

@@ -1,9 +1,10 @@
 """A real daemon in a process of its own, and a client that streams real batches."""
 
+import ctypes
 import signal
 import sqlite3
 import stat
-from collections.abc import Iterator
+from pathlib import Path
 
 import grpc
 import pytest
@@ -27,12 +28,6 @@ from tests.service.builders import (
     json_of,
     place,
 )
-
-
-@pytest.fixture(scope="module")
-def daemon() -> Iterator[RunningDaemon]:
-    with place() as where, RunningDaemon(where) as running:
-        yield running
 
 
 class TestState:
@@ -101,6 +96,44 @@ class TestState:
             eventually(lambda: "refused" in daemon.get("healthz"), "blind by refusal")
             assert 1 == daemon.metric("innerwatch_hellos_refused_total")
 
+    def test_an_engine_that_breaks_off_is_on_record(self) -> None:
+        """
+        One of two engines dies without a goodbye: degraded while it is waited for;
+        when another takes its place a gap is in the record, and no request of the
+        dead one counts as scanned. One that says goodbye is no gap.
+        """
+        with place() as where:
+            where.configure(ingest="blind_after_seconds = 60.0")
+            with (
+                RunningDaemon(where) as daemon,
+                Client(where.address, engine="stays") as stays,
+                Client(where.address, engine="dies") as dies,
+                Client(where.address, engine="comes") as comes,
+            ):
+                stays.hello()
+                stays.ask(pb.Heartbeat(is_proven=True))
+                dies.hello()
+                dies.ask(batch(Rows("a", 0, quiet(2)), engine="dies", step=1))
+                n_engines = "innerwatch_engines_connected"
+                eventually(lambda: 2 == daemon.metric(n_engines), "two engines")
+
+                dies.channel.close()
+
+                eventually(
+                    lambda: "dies broke off" in daemon.get("healthz"), "degraded"
+                )
+                comes.hello()
+                comes.ask(pb.Heartbeat(is_proven=True))
+                eventually(lambda: "watching" == daemon.state(), "watching again")
+                gaps = 'innerwatch_gaps_total{reason="not_received"}'
+                partial = 'innerwatch_requests_total{verdict="partial"}'
+                assert (1, 1) == (daemon.metric(gaps), daemon.metric(partial))
+
+                comes.ask(pb.Goodbye())
+                comes.close_stream()
+                eventually(lambda: 1 == daemon.metric(n_engines), "one engine")
+                assert "watching" == daemon.state()
+
 
 class TestCrash:
     def test_sigkill_keeps_every_acknowledged_flag(self) -> None:
@@ -141,7 +174,8 @@ class TestCrash:
 
     def test_sigterm_is_a_clean_stop(self) -> None:
         """
-        A stopped daemon exits 0, removes its socket and leaves no gap.
+        A stopped daemon exits 0, removes its socket, leaves no gap, and says of a
+        request that it did not see to its end that it is partial.
         """
         with place() as where:
             with RunningDaemon(where) as daemon, Client(where.address) as client:
@@ -157,6 +191,20 @@ class TestCrash:
             flags = json_of(listed)
             assert isinstance(flags, list)
             assert ["a"] == [flag["request_id"] for flag in flags]
+            assert ["partial"] == [flag["verdict"] for flag in flags]
+
+    def test_sigterm_stops_whichever_thread_it_reaches(self) -> None:
+        """
+        The kernel may hand a signal to any thread, while the first one sleeps.
+        """
+        with place() as where, RunningDaemon(where) as daemon:
+            pid = daemon.process.pid
+            tasks = Path(f"/proc/{pid}/task").iterdir()
+            others = {int(task.name) for task in tasks} - {pid}
+
+            ctypes.CDLL(None).tgkill(pid, max(others), signal.SIGTERM)
+
+            assert 0 == daemon.process.wait(20)
 
     def test_a_record_that_cannot_be_written_stops_the_daemon(self) -> None:
         """

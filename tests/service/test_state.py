@@ -4,7 +4,7 @@ import pytest
 
 from monitor.coverage import Coverage
 from monitor.records import LossReason
-from service.daemon.engines import Engines
+from service.daemon.engines import Engines, GoneEngine
 from service.daemon.recent import RecentCoverage
 from service.daemon.state import Signals, decide
 
@@ -88,12 +88,17 @@ def test_engines_without_a_stream_are_gone_after_their_grace() -> None:
     """
     engines = Engines()
     engines.connect("e", 0.0)
+    engines.say_goodbye("e", 10.0)
     engines.disconnect("e", 10.0)
 
+    assert [] == engines.broken_off
     assert [] == engines.take_gone(10.0)
     engines.connect("e", 20.0)
     assert [] == engines.take_gone(100.0)
     assert {"e": 5.0} == engines.silent_seconds(25.0)
     engines.disconnect("e", 30.0)
-    assert ["e"] == engines.take_gone(31.0)
+    assert ["e"] == engines.broken_off
+    assert [GoneEngine(name="e", last_heard=30.0, said_goodbye=False)] == (
+        engines.take_gone(31.0)
+    )
     assert 0 == engines.n_connected

@@ -22,14 +22,7 @@ from tests.service.builders import (
     eventually,
     hello,
     innerwatch,
-    place,
 )
-
-
-@pytest.fixture(scope="module")
-def daemon() -> Iterator[RunningDaemon]:
-    with place() as where, RunningDaemon(where) as running:
-        yield running
 
 
 @pytest.fixture

@@ -81,6 +81,7 @@ def test_a_gap_survives_the_wire() -> None:
         n_tokens=11,
         lost=(LostRange(request_id="a", first_position=4, n_tokens=6),),
         finished=("a", "b"),
+        n_finished=4,
         began_at=1.5,
         ended_at=2.5,
     )

@@ -151,7 +151,7 @@ class AuditStore:
                         gap.reason.value,
                         gap.first_step,
                         gap.last_step,
-                        gap.n_tokens if gap.engine else None,
+                        gap.n_tokens if gap.n_tokens or gap.last_step else None,
                         gap.began_at,
                         gap.ended_at,
                         detail,

@@ -18,7 +18,6 @@ class LossReason(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     LOSS_REASON_UNSPECIFIED: _ClassVar[LossReason]
     LOSS_REASON_BUFFER_FULL: _ClassVar[LossReason]
     LOSS_REASON_DISCONNECTED: _ClassVar[LossReason]
-    LOSS_REASON_UNACKNOWLEDGED: _ClassVar[LossReason]
     LOSS_REASON_NO_BANK: _ClassVar[LossReason]
     LOSS_REASON_PREFIX_CACHED: _ClassVar[LossReason]
     LOSS_REASON_TAP_SILENT: _ClassVar[LossReason]
@@ -32,7 +31,6 @@ CAPTURE_MODE_ACTIVATIONS: CaptureMode
 LOSS_REASON_UNSPECIFIED: LossReason
 LOSS_REASON_BUFFER_FULL: LossReason
 LOSS_REASON_DISCONNECTED: LossReason
-LOSS_REASON_UNACKNOWLEDGED: LossReason
 LOSS_REASON_NO_BANK: LossReason
 LOSS_REASON_PREFIX_CACHED: LossReason
 LOSS_REASON_TAP_SILENT: LossReason
@@ -114,18 +112,20 @@ class BankSlice(_message.Message):
     def __init__(self, hook_point: _Optional[str] = ..., n_columns: _Optional[int] = ..., d_model: _Optional[int] = ..., weight: _Optional[bytes] = ..., bias: _Optional[bytes] = ...) -> None: ...
 
 class StreamRequest(_message.Message):
-    __slots__ = ("engine", "rank", "batch", "gap", "heartbeat")
+    __slots__ = ("engine", "rank", "batch", "gap", "heartbeat", "goodbye")
     ENGINE_FIELD_NUMBER: _ClassVar[int]
     RANK_FIELD_NUMBER: _ClassVar[int]
     BATCH_FIELD_NUMBER: _ClassVar[int]
     GAP_FIELD_NUMBER: _ClassVar[int]
     HEARTBEAT_FIELD_NUMBER: _ClassVar[int]
+    GOODBYE_FIELD_NUMBER: _ClassVar[int]
     engine: str
     rank: int
     batch: StepBatch
     gap: Gap
     heartbeat: Heartbeat
-    def __init__(self, engine: _Optional[str] = ..., rank: _Optional[int] = ..., batch: _Optional[_Union[StepBatch, _Mapping]] = ..., gap: _Optional[_Union[Gap, _Mapping]] = ..., heartbeat: _Optional[_Union[Heartbeat, _Mapping]] = ...) -> None: ...
+    goodbye: Goodbye
+    def __init__(self, engine: _Optional[str] = ..., rank: _Optional[int] = ..., batch: _Optional[_Union[StepBatch, _Mapping]] = ..., gap: _Optional[_Union[Gap, _Mapping]] = ..., heartbeat: _Optional[_Union[Heartbeat, _Mapping]] = ..., goodbye: _Optional[_Union[Goodbye, _Mapping]] = ...) -> None: ...
 
 class StepBatch(_message.Message):
     __slots__ = ("step", "bank_digest", "hook_points", "requests", "token_ids", "finished", "preempted", "n_rows_expected", "captured_at")
@@ -182,13 +182,14 @@ class FinishedRequest(_message.Message):
     def __init__(self, request_id: _Optional[str] = ...) -> None: ...
 
 class Gap(_message.Message):
-    __slots__ = ("reason", "first_step", "last_step", "n_tokens", "lost", "finished", "began_at", "ended_at")
+    __slots__ = ("reason", "first_step", "last_step", "n_tokens", "lost", "finished", "n_finished", "began_at", "ended_at")
     REASON_FIELD_NUMBER: _ClassVar[int]
     FIRST_STEP_FIELD_NUMBER: _ClassVar[int]
     LAST_STEP_FIELD_NUMBER: _ClassVar[int]
     N_TOKENS_FIELD_NUMBER: _ClassVar[int]
     LOST_FIELD_NUMBER: _ClassVar[int]
     FINISHED_FIELD_NUMBER: _ClassVar[int]
+    N_FINISHED_FIELD_NUMBER: _ClassVar[int]
     BEGAN_AT_FIELD_NUMBER: _ClassVar[int]
     ENDED_AT_FIELD_NUMBER: _ClassVar[int]
     reason: LossReason
@@ -197,9 +198,10 @@ class Gap(_message.Message):
     n_tokens: int
     lost: _containers.RepeatedCompositeFieldContainer[LostRange]
     finished: _containers.RepeatedCompositeFieldContainer[FinishedRequest]
+    n_finished: int
     began_at: float
     ended_at: float
-    def __init__(self, reason: _Optional[_Union[LossReason, str]] = ..., first_step: _Optional[int] = ..., last_step: _Optional[int] = ..., n_tokens: _Optional[int] = ..., lost: _Optional[_Iterable[_Union[LostRange, _Mapping]]] = ..., finished: _Optional[_Iterable[_Union[FinishedRequest, _Mapping]]] = ..., began_at: _Optional[float] = ..., ended_at: _Optional[float] = ...) -> None: ...
+    def __init__(self, reason: _Optional[_Union[LossReason, str]] = ..., first_step: _Optional[int] = ..., last_step: _Optional[int] = ..., n_tokens: _Optional[int] = ..., lost: _Optional[_Iterable[_Union[LostRange, _Mapping]]] = ..., finished: _Optional[_Iterable[_Union[FinishedRequest, _Mapping]]] = ..., n_finished: _Optional[int] = ..., began_at: _Optional[float] = ..., ended_at: _Optional[float] = ...) -> None: ...
 
 class LostRange(_message.Message):
     __slots__ = ("request_id", "first_position", "n_tokens")
@@ -220,6 +222,10 @@ class Heartbeat(_message.Message):
     sent_at: float
     is_proven: bool
     def __init__(self, step: _Optional[int] = ..., sent_at: _Optional[float] = ..., is_proven: _Optional[bool] = ...) -> None: ...
+
+class Goodbye(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
 
 class StreamResponse(_message.Message):
     __slots__ = ("acknowledged_step", "refusal")
