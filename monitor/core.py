@@ -16,20 +16,18 @@
 # when the request ends.
 """Scores batches, keeps one record per live request, and returns flags."""
 
-from collections import OrderedDict
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 
 from monitor.checks import BatchError, check_batch, check_gap
 from monitor.coverage import Coverage, Totals
+from monitor.ended import Ended, EndedRequests, Key
 from monitor.live import History, LiveRequest
 from monitor.records import (
     Flag,
     Gap,
     LossReason,
-    RequestSummary,
     StepBatch,
     Verdict,
 )
@@ -44,26 +42,12 @@ from monitor.scoring import (
     score_rows,
 )
 from monitor.standing import Standings
+from monitor.summary import Finished, summarize
 from probes.bank import ProjectionBank
 from probes.calibration import Calibration
 from probes.detector import Detector
 
 __all__ = ["BatchError", "Finished", "Monitor"]
-
-Finished = tuple[list[Flag], RequestSummary]
-"""The flags that a request's end raised, and what was seen of it."""
-
-_Key = tuple[str, str]
-_MAX_ENDED = 65536  # Ended requests that are remembered, some 20 MB.
-
-
-@dataclass(frozen=True, slots=True)
-class _Ended:
-    """What is remembered of a request after its end, so nothing counts twice."""
-
-    step: int
-    next_position: int
-    is_end_seen: bool
 
 
 class Monitor:
@@ -112,8 +96,8 @@ class Monitor:
         )
         self._max_live_requests = max_live_requests
         self._max_positions = max_positions
-        self._live: dict[_Key, LiveRequest] = {}
-        self._ended: OrderedDict[_Key, _Ended] = OrderedDict()
+        self._live: dict[Key, LiveRequest] = {}
+        self._ended = EndedRequests()
         self._repeats = Repeats()
         self._standings = Standings(self._detectors)
         self._widths = {h: bank.n_columns(h) for h in bank.hook_points}
@@ -189,9 +173,20 @@ class Monitor:
         """
         Finish a request whose end nobody saw: at most `Verdict.PARTIAL`.
 
-        Should it go on after all, its later tokens are a request of their own.
+        Should it go on after all, its later tokens are summed up apart, as partial.
         """
         return self._finish((engine, request_id), is_end_seen=False)
+
+    def end(self, engine: str, request_ids: Iterable[str]) -> list[Finished]:
+        """`finish` each; one that was abandoned, and did not go on, is summed up."""
+        finished = []
+        for request_id in request_ids:
+            key = (engine, request_id)
+            if key not in self._live and self._ended.abandoned(key):
+                self._ended.see_end(key)
+            else:
+                finished.append(self._finish(key, is_end_seen=True))
+        return finished
 
     def record_gap(self, gap: Gap) -> list[Finished]:
         """
@@ -208,21 +203,13 @@ class Monitor:
             live = self._live.get(key) or self._begin(key)
             live.last_step = max(live.last_step, gap.last_step)
             if lost.n_tokens:
-                live.lose_until(
-                    lost.first_position, LossReason.NOT_RECEIVED, self.totals
-                )
+                self._lose_hole(gap.engine, live, lost.first_position)
                 end = lost.first_position + lost.n_tokens
                 live.lose_until(end, gap.reason, self.totals)
-        n_unlisted, n_unnamed_ends = self._repeats.n_new_unlisted(gap)
-        self.totals.tokens.n_expected += n_unlisted
-        self.totals.tokens.n_lost[gap.reason] += n_unlisted
-        self.totals.n_requests[Verdict.UNSCANNED] += n_unnamed_ends
+        self._count_unlisted(gap)
         self._repeats.note(gap.engine, gap.last_step)
-        return [
-            self.finish(gap.engine, request_id)
-            for request_id in gap.finished
-            if not self._is_past((gap.engine, request_id), gap)
-        ]
+        ended = [i for i in gap.finished if not self._is_past((gap.engine, i), gap)]
+        return self.end(gap.engine, ended)
 
     def evict(self) -> list[Finished]:
         """Finish the oldest requests, until no more than the allowed are live."""
@@ -274,31 +261,54 @@ class Monitor:
         is_ours = refusal_of(batch, self._bank.digest) is None
         return self._widths if is_ours else {}
 
-    def _next_position(self, key: _Key) -> int:
-        live = self._live.get(key)
-        if live is not None:
-            return live.next_position
-        ended = self._ended.get(key)
-        return ended.next_position if ended and not ended.is_end_seen else 0
+    def _next_position(self, key: Key) -> int:
+        known = self._live.get(key) or self._ended.abandoned(key)
+        return known.next_position if known else 0
 
-    def _is_past(self, key: _Key, gap: Gap) -> bool:
+    def _is_past(self, key: Key, gap: Gap) -> bool:
         """
         Whether the request had ended when *gap* began: then all of it is counted.
 
         A sender that lost an acknowledgement reports steps that were scored.
         """
-        ended = self._ended.get(key)
+        ended = self._ended.of(key)
         if key in self._live or ended is None or not ended.is_end_seen:
             return False
         return gap.first_step <= ended.step
 
-    def _begin(self, key: _Key) -> LiveRequest:
-        live = LiveRequest(
-            slot=self._standings.take(),
-            history=History(len(self._detectors)),
-            next_position=self._next_position(key),
+    def _count_unlisted(self, gap: Gap) -> None:
+        """Count what *gap* does not name: any live request may have lost by it."""
+        n_tokens, n_ends = self._repeats.n_new_unlisted(gap)
+        self.totals.tokens.n_expected += n_tokens
+        self.totals.tokens.n_lost[gap.reason] += n_tokens
+        self.totals.n_requests[Verdict.UNSCANNED] += n_ends
+        if n_tokens:
+            for key, live in self._live.items():
+                if key[0] == gap.engine:
+                    live.is_whole = False
+
+    def _lose_hole(self, engine: str, live: LiveRequest, position: int) -> None:
+        """
+        Count the positions up to *position*, of which nobody told anything.
+
+        A gap may have counted them without a name; then the totals have them.
+        """
+        n_counted = 0
+        if not (live.is_whole and live.next_position):
+            n_counted = self._repeats.claim(engine, position - live.next_position)
+        live.lose_until(
+            position, LossReason.NOT_RECEIVED, self.totals, n_counted=n_counted
         )
-        self._ended.pop(key, None)
+
+    def _begin(self, key: Key) -> LiveRequest:
+        live = LiveRequest(
+            slot=self._standings.take(), history=History(len(self._detectors))
+        )
+        if (before := self._ended.abandoned(key)) is not None:
+            live.next_position = before.next_position
+            live.flagged = set(before.flagged)
+            live.is_whole = False
+        self._ended.forget(key)
         self._live[key] = live
         return live
 
@@ -323,7 +333,7 @@ class Monitor:
             live.last_step = batch.step
             live.n_prompt_tokens = max(live.n_prompt_tokens, n_prompt_tokens)
             if any(n_by_fate):
-                live.lose_until(first_position, LossReason.NOT_RECEIVED, self.totals)
+                self._lose_hole(batch.engine, live, first_position)
             self.totals.n_repeated += n_by_fate[REPEATED]
             live.count_rows(n_by_fate[SCORED], None, self.totals)
             for fate, reason in FATE_REASONS.items():
@@ -332,7 +342,7 @@ class Monitor:
             requests.append(live)
         return requests
 
-    def _finish(self, key: _Key, *, is_end_seen: bool) -> Finished:
+    def _finish(self, key: Key, *, is_end_seen: bool) -> Finished:
         live = self._live.pop(key, None)
         if live is None:
             live = LiveRequest(slot=-1, history=History(len(self._detectors)))
@@ -346,38 +356,24 @@ class Monitor:
             self._standings.give_back(live.slot)
             self._remember_end(key, live, is_end_seen)
         verdict = live.coverage.verdict
-        if verdict is Verdict.SCANNED and not is_end_seen:
+        if verdict is Verdict.SCANNED and not (is_end_seen and live.is_whole):
             verdict = Verdict.PARTIAL
         self.totals.n_requests[verdict] += 1
-        n_tokens = live.next_position
-        summary = RequestSummary(
-            engine=key[0],
-            request_id=key[1],
-            verdict=verdict,
-            n_prompt_tokens=live.n_prompt_tokens,
-            n_tokens_scored=live.coverage.n_scored,
-            n_tokens_lost=live.coverage.copy_lost(),
-            statistics={
-                d.name: float(statistics[i]) for i, d in enumerate(self._detectors)
-            },
-            flagged_by=tuple(sorted(live.flagged)),
-            scores={
-                d.name: live.history.scores(i, n_tokens)
-                for i, d in enumerate(self._detectors)
-                if d.name in live.flagged
-            },
-            token_ids=live.history.token_ids(n_tokens if live.flagged else 0),
+        names = [d.name for d in self._detectors]
+        return flags, summarize(
+            key, live, verdict, dict(zip(names, statistics.tolist(), strict=True))
         )
-        return flags, summary
 
-    def _remember_end(self, key: _Key, live: LiveRequest, is_end_seen: bool) -> None:
-        step = max(live.last_step, self._repeats.last_step(key[0]))
-        self._ended[key] = _Ended(step, live.next_position, is_end_seen)
-        self._ended.move_to_end(key)
-        if len(self._ended) > _MAX_ENDED:
-            self._ended.popitem(last=False)
+    def _remember_end(self, key: Key, live: LiveRequest, is_end_seen: bool) -> None:
+        ended = Ended(
+            step=max(live.last_step, self._repeats.last_step(key[0])),
+            next_position=live.next_position,
+            is_end_seen=is_end_seen,
+            flagged=frozenset(live.flagged),
+        )
+        self._ended.remember(key, ended)
 
-    def _flag(self, key: _Key, live: LiveRequest, index: int) -> list[Flag]:
+    def _flag(self, key: Key, live: LiveRequest, index: int) -> list[Flag]:
         """Flag a request whose statistic crossed, unless that was done before."""
         detector = self._detectors[index].name
         if detector in live.flagged:

@@ -74,6 +74,9 @@ class LiveRequest:
 
         next_position: Every position below it was scored, lost, or counted in an
             earlier life of the request; none above it was seen.
+
+        is_whole: False if tokens of it may be lost that no count of its own shows,
+            or if an earlier part of it was abandoned.
     """
 
     slot: int
@@ -83,16 +86,26 @@ class LiveRequest:
     last_step: int = 0
     coverage: Coverage = field(default_factory=Coverage)
     flagged: set[str] = field(default_factory=set)
+    is_whole: bool = True
 
-    def lose_until(self, position: int, reason: LossReason, totals: Totals) -> None:
-        """Count the positions from the next one up to *position* as lost."""
+    def lose_until(
+        self, position: int, reason: LossReason, totals: Totals, *, n_counted: int = 0
+    ) -> None:
+        """
+        Count the positions from the next one up to *position* as lost.
+
+        *n_counted* of them are in the *totals* already.
+        """
         n_tokens = position - self.next_position
         if n_tokens <= 0:
             return
         self.next_position = position
-        for coverage in (self.coverage, totals.tokens):
-            coverage.n_expected += n_tokens
-            coverage.n_lost[reason] += n_tokens
+        for coverage, n in (
+            (self.coverage, n_tokens),
+            (totals.tokens, n_tokens - n_counted),
+        ):
+            coverage.n_expected += n
+            coverage.n_lost[reason] += n
 
     def count_rows(
         self, n_rows: int, reason: LossReason | None, totals: Totals

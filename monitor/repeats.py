@@ -1,5 +1,7 @@
 """Remembers what each engine has told, for a sender that starts over."""
 
+from collections import Counter
+
 from monitor.records import Gap, LossReason
 
 _MAX_ENGINES = 1024  # Engine starts that are remembered.
@@ -10,6 +12,7 @@ class Repeats:
 
     def __init__(self) -> None:
         self._last_steps: dict[str, int] = {}
+        self._n_unclaimed: Counter[str] = Counter()
         self._last_unlisted: dict[str, tuple[LossReason, int, int, int]] = {}
 
     def last_step(self, engine: str) -> int:
@@ -23,6 +26,7 @@ class Repeats:
             oldest = next(iter(self._last_steps))
             del self._last_steps[oldest]
             self._last_unlisted.pop(oldest, None)
+            self._n_unclaimed.pop(oldest, None)
 
     def n_new_unlisted(self, gap: Gap) -> tuple[int, int]:
         """
@@ -43,4 +47,11 @@ class Repeats:
             n_tokens,
             n_ends,
         )
+        self._n_unclaimed[gap.engine] += n_tokens - told_tokens
         return n_tokens - told_tokens, n_ends - told_ends
+
+    def claim(self, engine: str, n_tokens: int) -> int:
+        """Return how many of *n_tokens*, found missing, were told of without a name."""
+        n_claimed = min(self._n_unclaimed[engine], max(0, n_tokens))
+        self._n_unclaimed[engine] -= n_claimed
+        return n_claimed

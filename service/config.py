@@ -172,7 +172,7 @@ def _section(cls: type[_T], table: object, where: str) -> _T:
 
 
 def _typed(value: object, kind: type, where: str) -> object:
-    if kind is float and type(value) is int:
+    if kind is float and type(value) is int and abs(value) < 1 << 53:
         return float(value)
     if type(value) is not kind:  # bool is an int to isinstance
         raise ConfigError(f"{where}: expected {kind.__name__}, got {value!r}")

@@ -27,7 +27,7 @@ def run(args: argparse.Namespace) -> int:
     from probes.bundle import load_bundle
     from service.address import parse_address
     from service.config import load_config
-    from service.daemon.audit.store import AuditError
+    from service.daemon.audit.store import FILE_NAME, AuditError, AuditStore
     from service.daemon.exporter import Exporter
     from service.daemon.server import check_free
 
@@ -45,6 +45,10 @@ def run(args: argparse.Namespace) -> int:
             f"audit directory {config.audit_path}: expected a writable directory: "
             f"{error.strerror}"
         ) from error
+    if (config.audit_path / FILE_NAME).exists():
+        AuditStore.open(
+            config.audit_path, token_ids="none", model="", bundle_digest=""
+        ).close()
     check_free(parse_address(config.daemon.listen))
     metrics = config.metrics
     Exporter(metrics.host, metrics.port, CollectorRegistry(), str).close()

@@ -12,13 +12,13 @@ from probes.bundle import Bundle
 from service.daemon.hello import MalformedHello, UnfitEngine, check_hello
 from service.daemon.ingest import Ingest
 from service.daemon.items import (
+    Answers,
     BatchItem,
     GapItem,
     GoodbyeItem,
     HeartbeatItem,
     HelloItem,
     Item,
-    Outbox,
     StreamEnd,
     StreamStart,
 )
@@ -78,17 +78,17 @@ class CaptureRPC(rpc.CaptureServicer):
         context: grpc.ServicerContext,
     ) -> Iterator[pb.StreamResponse]:
         """Take batches in; give acknowledgements out, in order."""
-        outbox: Outbox = SimpleQueue()
-        if not context.add_callback(lambda: outbox.put(None)):
+        answers: Answers = SimpleQueue()
+        if not context.add_callback(lambda: answers.put(None)):
             return  # Cancelled before it began: nobody would end the wait below.
         problem: list[str] = []
         threading.Thread(
             target=self._read,
-            args=(request_iterator, outbox, problem),
+            args=(request_iterator, answers, problem),
             name="stream",
             daemon=True,
         ).start()
-        while (answer := outbox.get()) is not None:
+        while (answer := answers.get()) is not None:
             yield answer
         if problem:
             context.abort(grpc.StatusCode.FAILED_PRECONDITION, problem[0])
@@ -96,7 +96,7 @@ class CaptureRPC(rpc.CaptureServicer):
     def _read(
         self,
         requests: Iterator[pb.StreamRequest],
-        outbox: Outbox,
+        answers: Answers,
         problem: list[str],
     ) -> None:
         engine = ""
@@ -111,13 +111,13 @@ class CaptureRPC(rpc.CaptureServicer):
                 if not engine:
                     engine = request.engine
                     self._ingest.put(StreamStart(engine=engine))
-                item = item_of(request, session, self._bank, outbox)
+                item = item_of(request, session, self._bank, answers)
                 if not self._ingest.put(item):
                     return
         except grpc.RpcError:
             return  # The peer is gone; StreamEnd below is what it means.
         finally:
-            self._ingest.put(StreamEnd(engine=engine, outbox=outbox))
+            self._ingest.put(StreamEnd(engine=engine, answers=answers))
 
     def _refuse(self, engine: str, reason: str) -> None:
         refused = HelloItem(engine=engine, detail="", refusal=reason)
@@ -125,7 +125,7 @@ class CaptureRPC(rpc.CaptureServicer):
 
 
 def item_of(
-    request: pb.StreamRequest, session: Session, bank: ProjectionBank, outbox: Outbox
+    request: pb.StreamRequest, session: Session, bank: ProjectionBank, answers: Answers
 ) -> Item:
     """
     Convert a message to what the ingest thread takes.
@@ -136,14 +136,14 @@ def item_of(
     kind = request.WhichOneof("payload")
     if kind == "heartbeat":
         is_proven = request.heartbeat.is_proven
-        return HeartbeatItem(engine=engine, is_proven=is_proven, outbox=outbox)
+        return HeartbeatItem(engine=engine, is_proven=is_proven, answers=answers)
     if kind == "goodbye":
-        return GoodbyeItem(engine=engine, outbox=outbox)
+        return GoodbyeItem(engine=engine, answers=answers)
     problem = "payload: expected batch, gap, heartbeat or goodbye, got none"
     try:
         if kind == "gap":
             gap = gap_from_proto(request.gap, engine=engine, rank=rank)
-            return GapItem(gap=gap, outbox=outbox)
+            return GapItem(gap=gap, answers=answers)
         if kind == "batch":
             message = request.batch
             batch = batch_from_proto(
@@ -158,7 +158,7 @@ def item_of(
                 captured_at=(
                     message.captured_at if isfinite(message.captured_at) else 0.0
                 ),
-                outbox=outbox,
+                answers=answers,
             )
     except WireError as error:
         problem = str(error)
@@ -166,4 +166,4 @@ def item_of(
         gap = gap_of_gap_message(request.gap, engine=engine, rank=rank)
     else:
         gap = gap_of_batch_message(request.batch, engine=engine, rank=rank)
-    return GapItem(gap=gap, outbox=outbox, problem=problem)
+    return GapItem(gap=gap, answers=answers, problem=problem)

@@ -1,7 +1,10 @@
 """Which engines are connected, and when each was last heard of."""
 
+from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass
+
+_MAX_REFUSED = 256
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -24,13 +27,15 @@ class _Engine:
 
 class Engines:
     """
-    Kept by the ingest thread. Times are of one clock that never goes back.
+    Kept by the ingest thread. Times are of one clock that never goes back. An engine
+    counts from its first stream on.
 
     An engine without a stream is remembered until it is taken by `take_gone`.
     """
 
     def __init__(self) -> None:
         self._engines: dict[str, _Engine] = {}
+        self._refused: OrderedDict[str, tuple[str, float]] = OrderedDict()
         self.has_ever_connected = False
 
     @property
@@ -65,8 +70,8 @@ class Engines:
         step: int | None = None,
         is_proven: bool | None = None,
     ) -> None:
-        """Note a message of an engine."""
-        engine = self._engines.setdefault(name, _Engine(now))
+        """Note a message of an engine that has, or had, a stream."""
+        engine = self._engines[name]
         engine.last_heard = now
         if step is not None:
             engine.last_step = max(step, engine.last_step)
@@ -75,10 +80,28 @@ class Engines:
 
     def connect(self, name: str, now: float) -> None:
         """Note that an engine opened a stream."""
+        self._engines.setdefault(name, _Engine(now))
         self.hear(name, now)
         self._engines[name].n_streams += 1
         self._engines[name].said_goodbye = False
         self.has_ever_connected = True
+
+    def refuse(self, name: str, reason: str, now: float) -> bool:
+        """Note that an engine was turned away; return whether that is news."""
+        before = self._refused.pop(name, ("", now))
+        self._refused[name] = (reason, now)
+        if len(self._refused) > _MAX_REFUSED:
+            self._refused.popitem(last=False)
+        return before[0] != reason
+
+    def accept(self, name: str) -> None:
+        """Note that an engine was let in."""
+        self._refused.pop(name, None)
+
+    def refusal(self, since: float) -> str:
+        """Return why the last engine turned away *since* then was, or ""."""
+        reason, at = next(reversed(self._refused.values()), ("", since))
+        return reason if at >= since else ""
 
     def say_goodbye(self, name: str, now: float) -> None:
         """Note that an engine stops."""

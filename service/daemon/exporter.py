@@ -52,7 +52,9 @@ class Exporter:
         try:
             self._server = make_server(host, port, app, _Server, _SilentHandler)
         except OSError as error:
-            raise ListenError(f"metrics {host}:{port}: {error.strerror}") from error
+            raise ListenError(
+                f"metrics.host, metrics.port: {host}:{port}: {error.strerror}"
+            ) from error
         self._thread = threading.Thread(
             target=self._server.serve_forever, name="metrics", daemon=True
         )

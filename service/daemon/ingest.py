@@ -14,7 +14,7 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from queue import Empty, Full, Queue
 
 from monitor.core import BatchError, Finished, Monitor
@@ -23,13 +23,13 @@ from service.config import IngestConfig
 from service.daemon.audit.store import AuditStore, Entries, Event
 from service.daemon.engines import Engines
 from service.daemon.items import (
+    Answers,
     BatchItem,
     GapItem,
     GoodbyeItem,
     HeartbeatItem,
     HelloItem,
     Item,
-    Outbox,
     Stop,
     StreamEnd,
     StreamStart,
@@ -42,6 +42,7 @@ from service.daemon.state import Signals, State, StateName, decide
 from service.rpc.innerwatch.v1 import innerwatch_pb2 as pb
 
 _TICK_SECONDS = 0.25  # State is decided so often; far below blind_after_seconds.
+_MAX_LEAP = 1 << 20  # Steps that a malformed message may claim to be ahead.
 _TOUCH_SECONDS = 5.0  # So precise is the time at which a killed daemon was alive.
 
 log = logging.getLogger("innerwatch.ingest")
@@ -52,8 +53,12 @@ class _Drain:
     """What one round over the queue has made and not yet announced."""
 
     entries: Entries
-    answers: list[tuple[Outbox, pb.StreamResponse | None]]
+    answers: list[tuple[Answers, pb.StreamResponse | None]]
     captured_at: list[float]
+    scoring_seconds: list[float] = field(default_factory=list)
+    n_repeated: int = 0
+    n_refused: int = 0
+    n_hellos_refused: int = 0
 
     def finish(self, finished: list[Finished]) -> None:
         for flags, summary in finished:
@@ -94,7 +99,6 @@ class Ingest:
         self._queue: Queue[Item] = Queue(config.queue_batches)
         self._engines = Engines()
         self._recent = RecentCoverage(config.blind_after_seconds)
-        self._refusal = ""
         self._last_batch_at = 0.0
         self._ticked_at = self._touched_at = -float("inf")
         self._is_over = threading.Event()
@@ -170,6 +174,8 @@ class Ingest:
         with suppress(Empty):
             items.append(self._queue.get(timeout=_TICK_SECONDS))
             while len(items) < self._config.drain_batches:
+                if isinstance(items[-1], Stop):
+                    break
                 items.append(self._queue.get_nowait())
         return items
 
@@ -188,19 +194,26 @@ class Ingest:
         self._metrics.count_summaries(drain.entries.summaries)
         for gap, _ in drain.entries.gaps:
             self._metrics.count_gap(gap.reason)
+        self._metrics.count_messages(
+            n_repeated=drain.n_repeated,
+            n_refused=drain.n_refused,
+            n_hellos_refused=drain.n_hellos_refused,
+        )
         wall = self._wall_clock()
-        for captured_at in drain.captured_at:
-            self._metrics.observe_lag(wall - captured_at)
+        lags = [wall - captured_at for captured_at in drain.captured_at]
+        self._metrics.observe_times(lags, drain.scoring_seconds)
         for flag in drain.entries.flags:
             log.info("flag: %s on request %s", flag.detector, flag.request_id)
         self.snapshot = snapshot_of(self._monitor, self._state, self._last_batch_at)
-        for outbox, answer in drain.answers:
-            outbox.put(answer)
+        for answers, answer in drain.answers:
+            answers.put(answer)
 
     def _publish(self) -> None:
         signals = Signals(
             failure=self.failure,
-            refusal=self._refusal,
+            refusal=self._engines.refusal(
+                self._clock() - self._config.blind_after_seconds
+            ),
             has_ever_connected=self._engines.has_ever_connected,
             n_connected=self._engines.n_connected,
             broken_off=self._engines.broken_off,
@@ -225,55 +238,60 @@ class Ingest:
 
     def _expire(self, now: float, drain: _Drain) -> None:
         """Finish what nobody will finish: lost engines' requests, and idle ones."""
-        self._end_gone(now, now - self._config.reconnect_grace_seconds, drain)
+        grace = self._config.reconnect_grace_seconds
+        for gone in self._engines.take_gone(now - grace):
+            drain.finish(self._monitor.end_engine(gone.name))
+            if not gone.said_goodbye:
+                # What it had not sent, nobody can count: the record says when.
+                wall = self._wall_clock()
+                gap = _empty_gap(gone.name, wall - (now - gone.last_heard), wall)
+                drain.entries.gaps.append((gap, "the engine broke off"))
         for engine, step in self._engines.last_steps.items():
             before = step - self._config.max_idle_steps
             for request_id in self._monitor.stale(engine, before):
                 drain.finish([self._monitor.abandon(engine, request_id)])
 
-    def _end_gone(self, now: float, heard_before: float, drain: _Drain) -> None:
-        for engine in self._engines.take_gone(heard_before):
-            drain.finish(self._monitor.end_engine(engine.name))
-            if not engine.said_goodbye:
-                # What it had not sent, nobody can count: the record says when.
-                ended_at = self._wall_clock()
-                began_at = ended_at - (now - engine.last_heard)
-                gap = _empty_gap(engine.name, began_at, ended_at)
-                drain.entries.gaps.append((gap, "the engine broke off"))
-
     def _on_batch(self, item: BatchItem, drain: _Drain) -> None:
         batch = item.batch
-        self._engines.hear(batch.engine, self._clock(), step=batch.step)
         answer = pb.StreamResponse(acknowledged_step=batch.step)
+        began = self._clock()
         if self._monitor.is_repeated(batch.engine, batch.step):
-            drain.answers.append((item.outbox, answer))
+            self._engines.hear(batch.engine, began)
+            drain.n_repeated += 1
+            drain.answers.append((item.answers, answer))
             return
         try:
             drain.entries.flags += self._monitor.observe(batch)
         except BatchError as error:
             refused = GapItem(
                 gap=gap_of_batch(batch, item.n_missing),
-                outbox=item.outbox,
+                answers=item.answers,
                 problem=str(error),
             )
             self._on_gap(refused, drain)
             return
+        now = self._clock()
+        drain.scoring_seconds.append(now - began)
+        self._engines.hear(batch.engine, now, step=batch.step)
         self._last_batch_at = self._wall_clock()
         if item.n_missing:
             self._record_gap(_missing_gap(item), "rows missing from a batch", drain)
-        for request_id in batch.finished:
-            drain.finish([self._monitor.finish(batch.engine, request_id)])
+        drain.finish(self._monitor.end(batch.engine, batch.finished))
         if item.captured_at > 0:
             drain.captured_at.append(item.captured_at)
-        drain.answers.append((item.outbox, answer))
+        drain.answers.append((item.answers, answer))
 
     def _on_gap(self, item: GapItem, drain: _Drain) -> None:
         gap, problem = item.gap, item.problem
+        if problem and self._is_leap(gap):
+            # Believed, it would make every real step after it look repeated.
+            gap = replace(gap, first_step=0, last_step=0)
         self._engines.hear(gap.engine, self._clock(), step=gap.last_step)
         answer = pb.StreamResponse(acknowledged_step=gap.last_step, refusal=problem)
         # Step 0 stands for a step that nobody knows.
         if gap.last_step and self._monitor.is_repeated(gap.engine, gap.last_step):
-            drain.answers.append((item.outbox, answer))
+            drain.n_repeated += 1
+            drain.answers.append((item.answers, answer))
             return
         try:
             self._record_gap(gap, problem, drain)
@@ -282,11 +300,14 @@ class Ingest:
             problem = answer.refusal = problem or str(error)
             self._record_gap(replace(gap, lost=()), problem, drain)
         if problem:
-            self._metrics.count_batch_refused()
+            drain.n_refused += 1
             event = Event(kind="batch_refused", detail=problem, engine=gap.engine)
             drain.entries.events.append(event)
             log.warning("refused from engine %s: %s", gap.engine, problem)
-        drain.answers.append((item.outbox, answer))
+        drain.answers.append((item.answers, answer))
+
+    def _is_leap(self, gap: Gap) -> bool:
+        return gap.last_step > self._engines.last_steps[gap.engine] + _MAX_LEAP
 
     def _record_gap(self, gap: Gap, detail: str, drain: _Drain) -> None:
         drain.finish(self._monitor.record_gap(gap))
@@ -297,37 +318,36 @@ class Ingest:
         # One answer for each request: the sender counts them.
         step = self._engines.last_steps[item.engine]
         answer = pb.StreamResponse(acknowledged_step=step)
-        drain.answers.append((item.outbox, answer))
+        drain.answers.append((item.answers, answer))
 
     def _on_goodbye(self, item: GoodbyeItem, drain: _Drain) -> None:
         self._engines.say_goodbye(item.engine, self._clock())
         step = self._engines.last_steps[item.engine]
-        drain.answers.append((item.outbox, pb.StreamResponse(acknowledged_step=step)))
+        drain.answers.append((item.answers, pb.StreamResponse(acknowledged_step=step)))
         event = Event(kind="goodbye", detail="", engine=item.engine)
         drain.entries.events.append(event)
 
     def _on_hello(self, item: HelloItem, drain: _Drain) -> None:
-        self._refusal = item.refusal
-        if item.refusal:
-            self._metrics.count_hello_refused()
-            log.warning("engine %s refused: %s", item.engine, item.refusal)
-        else:
-            self._engines.hear(item.engine, self._clock())
+        if not item.refusal:
+            self._engines.accept(item.engine)
             log.info("engine %s: %s", item.engine, item.detail)
-        kind = "hello_refused" if item.refusal else "hello"
-        detail = item.refusal or item.detail
-        drain.entries.events.append(Event(kind=kind, detail=detail, engine=item.engine))
+            event = Event(kind="hello", detail=item.detail, engine=item.engine)
+            drain.entries.events.append(event)
+            return
+        drain.n_hellos_refused += 1
+        # It tries again twice a second: once is enough for the record.
+        if self._engines.refuse(item.engine, item.refusal, self._clock()):
+            log.warning("engine %s refused: %s", item.engine, item.refusal)
+            event = Event(kind="hello_refused", detail=item.refusal, engine=item.engine)
+            drain.entries.events.append(event)
 
     def _on_stream_start(self, item: StreamStart, drain: _Drain) -> None:
-        now = self._clock()
-        self._engines.connect(item.engine, now)
-        # A new engine means that those without a stream will not come back.
-        self._end_gone(now, float("inf"), drain)
+        self._engines.connect(item.engine, self._clock())
 
     def _on_stream_end(self, item: StreamEnd, drain: _Drain) -> None:
         if item.engine:
             self._engines.disconnect(item.engine, self._clock())
-        drain.answers.append((item.outbox, None))
+        drain.answers.append((item.answers, None))
 
     def _on_stop(self, item: Stop, drain: _Drain) -> None:
         abandoned = self._monitor.end_all()

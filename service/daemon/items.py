@@ -6,7 +6,7 @@ from queue import SimpleQueue
 from monitor.records import Gap, StepBatch
 from service.rpc.innerwatch.v1 import innerwatch_pb2 as pb
 
-Outbox = SimpleQueue[pb.StreamResponse | None]
+Answers = SimpleQueue[pb.StreamResponse | None]
 """Answers of one stream, in order; None ends it."""
 
 
@@ -22,7 +22,7 @@ class BatchItem:
     batch: StepBatch
     n_missing: int
     captured_at: float
-    outbox: Outbox
+    answers: Answers
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,7 +30,7 @@ class GapItem:
     """A gap to count. With a *problem* it stands for a refused message."""
 
     gap: Gap
-    outbox: Outbox
+    answers: Answers
     problem: str = ""
 
 
@@ -40,7 +40,7 @@ class HeartbeatItem:
 
     engine: str
     is_proven: bool
-    outbox: Outbox
+    answers: Answers
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,7 +48,7 @@ class GoodbyeItem:
     """An engine stops, and has sent all it had."""
 
     engine: str
-    outbox: Outbox
+    answers: Answers
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,12 +72,12 @@ class StreamEnd:
     """A stream is over; *engine* is empty if it never said whose it was."""
 
     engine: str
-    outbox: Outbox
+    answers: Answers
 
 
 @dataclass(frozen=True, slots=True)
 class Stop:
-    """Nothing comes after this."""
+    """What comes after this is not taken: its sender will send it again."""
 
 
 Item = (

@@ -11,11 +11,16 @@ from monitor.records import LossReason, RequestSummary, Verdict
 from probes.bundle import Bundle
 from service.daemon.state import State, StateName
 
-# Logits: 0 is even odds; 16 either way is beyond what a float32 probe resolves.
-_SCORE_BUCKETS = (-16, -8, -4, -2, -1, -0.5, 0, 0.5, 1, 2, 4, 8, 16)
+# Detectors differ in their units (logits, squared distances): powers of 4 both ways.
+_MARGIN_BUCKETS = tuple(
+    sorted([0.0, *(s * 2.0**i for s in (-1, 1) for i in range(-2, 11, 2))])
+)
+# From a decode step of a few requests to a long prefill.
+_SCORING_BUCKETS = (0.0001, 0.0003, 0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1)
 # From one decode step to a queue that has been full for a while.
-_Label = TypeVar("_Label", bound=str)
 _LAG_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
+
+_Label = TypeVar("_Label", bound=str)
 
 
 class Metrics:
@@ -46,13 +51,14 @@ class Metrics:
         self._evicted = counter("requests_evicted", "Finished for being too many.")
         self._flags = counter("flags", "Flags, durable in the record.", "detector")
         self._gaps = counter("gaps", "Gaps that were recorded.", "reason")
+        self._batches_repeated = counter("batches_repeated", "Sent again, skipped.")
         self._batches_refused = counter("batches_refused", "Malformed messages.")
         self._hellos_refused = counter("hellos_refused", "Engines turned away.")
-        self._scores = Histogram(
-            "innerwatch_score",
-            "Statistic of each finished request, in the detector's units.",
+        self._margins = Histogram(
+            "innerwatch_score_margin",
+            "Score of each finished request over its threshold; flagged above 0.",
             ("detector",),
-            buckets=_SCORE_BUCKETS,
+            buckets=_MARGIN_BUCKETS,
             registry=registry,
         )
         self._lag = Histogram(
@@ -61,18 +67,28 @@ class Metrics:
             buckets=_LAG_BUCKETS,
             registry=registry,
         )
+        self._scoring = Histogram(
+            "innerwatch_scoring_duration_seconds",
+            "Time to score one batch with every detector.",
+            buckets=_SCORING_BUCKETS,
+            registry=registry,
+        )
         self._queue = gauge("ingest_queue_batches", "Messages waiting to be scored.")
         self._live = gauge("live_requests", "Requests that have not ended.")
         self._engines = gauge("engines_connected", "Engines with an open stream.")
         self._last_batch = gauge("last_batch_timestamp_seconds", "Last batch scored.")
         self._state = gauge("state", "1 for the state the daemon is in.", ("state",))
+        self._thresholds = {
+            name: calibration.threshold
+            for name, calibration in bundle.calibrations.items()
+        }
         self._raised: dict[tuple[str, ...], int] = {}
         _init(self._lost, reasons)
         _init(self._gaps, reasons)
         _init(self._requests, verdicts)
         _init(self._flags, detectors)
         for name in detectors:
-            self._scores.labels(name)
+            self._margins.labels(name)
         self._set_infos(registry, bundle, version)
 
     def set_totals(self, totals: Totals) -> None:
@@ -91,23 +107,27 @@ class Metrics:
         for summary in summaries:
             for detector, statistic in summary.statistics.items():
                 if isfinite(statistic):
-                    self._scores.labels(detector).observe(statistic)
+                    margin = statistic - self._thresholds[detector]
+                    self._margins.labels(detector).observe(margin)
 
     def count_gap(self, reason: LossReason) -> None:
         """Count one recorded gap."""
         self._gaps.labels(reason.value).inc()
 
-    def count_batch_refused(self) -> None:
-        """Count one message that was malformed."""
-        self._batches_refused.inc()
+    def count_messages(
+        self, *, n_repeated: int, n_refused: int, n_hellos_refused: int
+    ) -> None:
+        """Count messages that were not scored for what they are."""
+        self._batches_repeated.inc(n_repeated)
+        self._batches_refused.inc(n_refused)
+        self._hellos_refused.inc(n_hellos_refused)
 
-    def count_hello_refused(self) -> None:
-        """Count one engine that was turned away."""
-        self._hellos_refused.inc()
-
-    def observe_lag(self, seconds: float) -> None:
-        """Observe one batch; clocks that disagree can not make it negative."""
-        self._lag.observe(max(0.0, seconds))
+    def observe_times(self, lags: Iterable[float], scoring: Iterable[float]) -> None:
+        """Observe seconds a batch; clocks that disagree can not make a lag negative."""
+        for seconds in lags:
+            self._lag.observe(max(0.0, seconds))
+        for seconds in scoring:
+            self._scoring.observe(seconds)
 
     def set_gauges(
         self,

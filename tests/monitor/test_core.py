@@ -328,6 +328,31 @@ class TestMemory:
         assert ("b", Verdict.PARTIAL) == (last.request_id, last.verdict)
         assert 0 == watch.n_live_requests
 
+    def test_a_second_life_is_partial_and_not_flagged_again(self) -> None:
+        """
+        What was abandoned and goes on is never scanned, and its end counts once.
+        """
+        watch = monitor()
+        (first,) = watch.observe(batch(Rows("a", 0, [loud(0)]), step=1))
+        watch.abandon(ENGINE, "a")
+
+        again = watch.observe(batch(Rows("a", 1, [loud(0)]), step=2))
+        ((late, summary),) = watch.end(ENGINE, ["a"])
+
+        assert ("a", [], []) == (first.request_id, again, late)
+        assert (Verdict.PARTIAL, 1) == (summary.verdict, watch.totals.n_flags["max"])
+
+    def test_an_end_after_an_abandonment_is_no_second_request(self) -> None:
+        """
+        Its end alone, with no token after it, adds nothing.
+        """
+        watch = monitor()
+        watch.observe(batch(Rows("a", 0, quiet(1)), step=1))
+        watch.abandon(ENGINE, "a")
+
+        assert [] == watch.end(ENGINE, ["a"])
+        assert 1 == sum(watch.totals.n_requests.values())
+
     def test_stale_requests_are_named(self) -> None:
         """
         Only requests that no step has mentioned since are stale.

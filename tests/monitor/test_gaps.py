@@ -88,6 +88,20 @@ class TestRecordGap:
         assert 10 == watch.totals.tokens.n_expected
         assert 3 == watch.coverage(ENGINE, "a").n_expected
 
+    def test_a_hole_that_a_gap_counted_without_a_name_counts_once(self) -> None:
+        """
+        The totals know the tokens already; the request is partial, named or not.
+        """
+        watch = monitor()
+        watch.observe(batch(Rows("a", 0, quiet(4)), Rows("b", 0, quiet(1)), step=1))
+        watch.record_gap(gap(n_tokens=4))
+        watch.observe(batch(Rows("a", 8, quiet(1)), step=6))
+
+        verdicts = [watch.finish(ENGINE, name)[1].verdict for name in "ab"]
+
+        assert [Verdict.PARTIAL] * 2 == verdicts
+        assert (10, 6) == (watch.totals.tokens.n_expected, watch.totals.tokens.n_scored)
+
     def test_a_gap_sent_again_after_it_grew_counts_the_growth(self) -> None:
         """
         Listed or not, tokens count once, and an ended request does not end twice.

@@ -1,5 +1,6 @@
 """The command line: one line for the operator's faults, and status 2."""
 
+import hashlib
 import json
 import socket
 import subprocess
@@ -58,6 +59,14 @@ def tampered_bundle(where: Place) -> tuple[str, ...]:
     return ("detectors.safetensors", "sha256")
 
 
+def altered_threshold(where: Place) -> tuple[str, ...]:
+    path = where.folder / "bundle" / "bundle.json"
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    where.configure(detectors=f'bundle = "bundle"\ndigest = "{digest}"')
+    path.write_text(path.read_text().replace('"threshold": 2.0', '"threshold": 9.0'))
+    return ("bundle.json", digest)
+
+
 def no_bundle(where: Place) -> tuple[str, ...]:
     where.configure(detectors='bundle = "nowhere"')
     return ("nowhere",)
@@ -87,6 +96,8 @@ def socket_has_no_folder(where: Place) -> tuple[str, ...]:
     [
         unknown_key,
         audit_directory_is_a_file,
+        audit_is_of_another_program,
+        altered_threshold,
         tampered_bundle,
         no_bundle,
         bundle_of_the_wrong_width,

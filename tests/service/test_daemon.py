@@ -96,14 +96,43 @@ class TestState:
             eventually(lambda: "refused" in daemon.get("healthz"), "blind by refusal")
             assert 1 == daemon.metric("innerwatch_hellos_refused_total")
 
+    def test_an_engine_that_was_refused_is_forgotten_when_it_stops_trying(self) -> None:
+        """
+        While it tries the daemon is blind; the record has its refusal once.
+        """
+        with (
+            place() as where,
+            RunningDaemon(where) as daemon,
+            Client(where.address) as client,
+        ):
+            client.hello()
+            for _ in range(3):
+                with pytest.raises(grpc.RpcError):
+                    client.capture.Hello(hello("other", identity={"dtype": "float16"}))
+
+            def is_watching() -> bool:
+                client.ask(pb.Heartbeat(is_proven=True))
+                return "watching" == daemon.state()
+
+            eventually(lambda: "refused" in daemon.get("healthz"), "blind by refusal")
+            eventually(is_watching, "watching again")
+            assert 3 == daemon.metric("innerwatch_hellos_refused_total")
+            with sqlite3.connect(where.folder / "audit" / "audit.sqlite") as record:
+                (n_events,) = record.execute(
+                    "SELECT count(*) FROM events WHERE kind = 'hello_refused'"
+                ).fetchone()
+            record.close()
+            assert 1 == n_events
+
     def test_an_engine_that_breaks_off_is_on_record(self) -> None:
         """
-        One of two engines dies without a goodbye: degraded while it is waited for;
-        when another takes its place a gap is in the record, and no request of the
-        dead one counts as scanned. One that says goodbye is no gap.
+        One of two engines dies without a goodbye: degraded while it is waited for,
+        then a gap in the record, and no request of it counts as scanned. A third
+        that comes meanwhile ends nothing, and one that says goodbye is no gap.
         """
+        limits = "blind_after_seconds = 60.0\nreconnect_grace_seconds = 6.0"
         with place() as where:
-            where.configure(ingest="blind_after_seconds = 60.0")
+            where.configure(ingest=limits)
             with (
                 RunningDaemon(where) as daemon,
                 Client(where.address, engine="stays") as stays,
@@ -124,6 +153,7 @@ class TestState:
                 )
                 comes.hello()
                 comes.ask(pb.Heartbeat(is_proven=True))
+                assert 1 == daemon.metric("innerwatch_live_requests")
                 eventually(lambda: "watching" == daemon.state(), "watching again")
                 gaps = 'innerwatch_gaps_total{reason="not_received"}'
                 partial = 'innerwatch_requests_total{verdict="partial"}'
@@ -250,7 +280,7 @@ def test_every_label_is_exported_from_the_start() -> None:
         'innerwatch_requests_total{verdict="unscanned"} 0.0',
         'innerwatch_flags_total{detector="mean"} 0.0',
         'innerwatch_gaps_total{reason="buffer_full"} 0.0',
-        'innerwatch_score_count{detector="ema"} 0.0',
+        'innerwatch_score_margin_count{detector="ema"} 0.0',
         'innerwatch_state{state="waiting"} 1.0',
         "innerwatch_batches_refused_total 0.0",
     ):

@@ -195,6 +195,25 @@ class TestStream:
 
         assert before == daemon.metric("innerwatch_tokens_expected_total")
 
+    def test_a_malformed_step_number_hides_nothing_after_it(
+        self, daemon: RunningDaemon, client: Client
+    ) -> None:
+        """
+        A refused batch from a far future step is counted, and so are those behind it.
+        """
+        client.hello()
+        expected = daemon.metric("innerwatch_tokens_expected_total")
+        broken = batch_to_proto(batch(Rows("a", 0, quiet(2)), step=1 << 50))
+        broken.hook_points[0].values = b"123"
+
+        assert client.ask(broken).refusal
+        client.ask(batch(Rows("b", 0, quiet(5)), engine=client.engine, step=2))
+
+        eventually(
+            lambda: expected + 7 == daemon.metric("innerwatch_tokens_expected_total"),
+            "all seven tokens",
+        )
+
     def test_every_message_gets_one_answer(self, client: Client) -> None:
         """
         Batches, gaps, heartbeats and empty messages are answered in their order.
