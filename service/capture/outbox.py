@@ -70,8 +70,11 @@ class Outbox:
         """Return whether a step of *n_bytes* would be taken."""
         return self._n_bytes + n_bytes <= self._limit_bytes
 
-    def put(self, step: Step) -> None:
-        """Append *step*; the caller has asked `has_room`."""
+    def put(self, step: Step, reason_if_full: int) -> None:
+        """Append *step*; without room for it, as lost for *reason_if_full*."""
+        if not self.has_room(step.n_bytes):
+            self.lose(step, reason_if_full)
+            return
         with self._changed:
             self._entries.append(step)
             self._n_bytes += step.n_bytes

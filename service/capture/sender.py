@@ -85,15 +85,18 @@ class Sender:
         self._thread.join(timeout_seconds)
 
     def _run(self) -> None:
-        hello = self._make_hello()
+        hello = None
         while not self._closing.is_set():
             try:
+                hello = hello or self._make_hello()
                 with grpc.insecure_channel(self._address, options=_OPTIONS) as channel:
                     self._serve(pb_grpc.CaptureStub(channel), hello)
             except grpc.RpcError as error:
                 self._report(_text_of(error))
             except ValueError as error:
                 self._report(str(error))
+            except Exception as error:  # noqa: BLE001 - see the rule above
+                self._report(f"{type(error).__name__}: {error}")
             finally:
                 self.is_connected = False
                 self._outbox.rewind()

@@ -165,7 +165,7 @@ class CaptureWorker:
 
     def _put(self, step: Step) -> None:
         for part in step.in_parts(max(1, _MAX_BATCH_BYTES // self._n_bytes(1))):
-            self._outbox.put(part)
+            self._outbox.put(part, self._reason_if_full())
             self._step = part.step
 
     def close(self) -> None:
@@ -220,7 +220,10 @@ class CaptureWorker:
             return pb.LOSS_REASON_DISCONNECTED
         if self._outbox.has_room(self._n_bytes(n_rows)):
             return None
-        if self._sender.is_connected:
+        return self._reason_if_full()
+
+    def _reason_if_full(self) -> "pb.LossReason":
+        if self._sender is not None and self._sender.is_connected:
             return pb.LOSS_REASON_BUFFER_FULL
         return pb.LOSS_REASON_DISCONNECTED
 

@@ -15,6 +15,7 @@ from service.capture.tap import NOT_WRITTEN
 from service.rpc.innerwatch.v1 import innerwatch_pb2 as pb
 
 HOOK_POINT = "blocks.1.hook_resid_post"
+FULL = pb.LOSS_REASON_BUFFER_FULL
 
 
 def make_step(number: int, first: int = 0, n_rows: int = 3, width: int = 2) -> Step:
@@ -37,13 +38,20 @@ def make_step(number: int, first: int = 0, n_rows: int = 3, width: int = 2) -> S
     )
 
 
+def make_silent_step(number: int) -> Step:
+    """Return a step with one row that no tap wrote."""
+    norms = torch.ones(1, 3)
+    norms[0, 1] = NOT_WRITTEN
+    return dataclasses.replace(make_step(number), squared_norms=norms)
+
+
 def test_a_loss_stays_between_its_neighbours() -> None:
     """The daemon hears of a loss where it happened in the order of steps."""
     outbox = Outbox(1 << 20)
-    outbox.put(make_step(1))
+    outbox.put(make_step(1), FULL)
     outbox.lose(make_step(2, first=3), pb.LOSS_REASON_BUFFER_FULL)
     outbox.lose(make_step(3, first=6), pb.LOSS_REASON_BUFFER_FULL)
-    outbox.put(make_step(4, first=9))
+    outbox.put(make_step(4, first=9), FULL)
 
     entries = [outbox.next_entry(10, 0) for _ in range(4)]
 
@@ -70,6 +78,29 @@ def test_a_long_loss_names_so_many_and_counts_the_rest() -> None:
     assert isinstance(loss, Loss)
     assert (40_000, 120_000) == (loss.n_finished, loss.n_tokens)
     assert len(loss.finished) == len(loss.more) + len(loss.ranges) == 16384
+
+
+def test_ends_without_rows_take_bounded_memory() -> None:
+    """Beyond the limit they are one loss that names them."""
+    outbox = Outbox(8 << 10)
+    for number in range(1, 101):
+        end = dataclasses.replace(
+            make_step(number),
+            n_rows_expected=0,
+            rows=None,
+            values=None,
+            squared_norms=None,
+            token_ids=None,
+            finished=(f"r{number}",),
+        )
+        outbox.put(end, FULL)
+
+    entries = [outbox.next_entry(1000, 0) for _ in range(9)]
+
+    assert [f"r{i}" for i in range(9, 101)] == next(
+        entry.finished for entry in entries if isinstance(entry, Loss)
+    )
+    assert outbox.next_entry(1000, 0) is None
 
 
 def test_a_step_too_large_for_a_message_travels_in_parts() -> None:
@@ -108,12 +139,8 @@ def test_a_step_too_large_for_a_message_travels_in_parts() -> None:
 
 def test_a_silent_tap_shows_in_the_step() -> None:
     """One row without its poison overwritten is enough."""
-    step = make_step(1)
-    norms = torch.ones(1, 3)
-    norms[0, 1] = NOT_WRITTEN
-
-    assert step.is_written
-    assert not dataclasses.replace(step, squared_norms=norms).is_written
+    assert make_step(1).is_written
+    assert not make_silent_step(1).is_written
 
 
 def test_a_loss_that_was_sent_is_not_changed() -> None:
@@ -147,7 +174,7 @@ def test_room_comes_back_when_the_daemon_acknowledges() -> None:
     """The limit counts what is unacknowledged, sent or not."""
     step = make_step(1)
     outbox = Outbox(step.n_bytes)
-    outbox.put(step)
+    outbox.put(step, FULL)
     assert not outbox.has_room(1)
     outbox.next_entry(10, 0)
     assert not outbox.has_room(1)
@@ -170,7 +197,7 @@ def test_nothing_leaves_unacknowledged(actions: list[str]) -> None:
             n_made += 1
             step = make_step(n_made, first=3 * n_made)
             if action == "put":
-                outbox.put(step)
+                outbox.put(step, FULL)
             else:
                 outbox.lose(step, pb.LOSS_REASON_BUFFER_FULL)
         elif action == "send" and (entry := outbox.next_entry(1000, 0)) is not None:

@@ -66,6 +66,7 @@ class TestLoadConfig:
             ("[ingest]\nblind_after_seconds = 0", "expected more than 0, got 0.0"),
             ("[ingest]\nblind_after_seconds = inf", "expected more than 0, got inf"),
             ("[ingest]\nblind_after_seconds = nan", "expected more than 0, got nan"),
+            (f"[ingest]\nblind_after_seconds = {10**400}", "expected float, got 1000"),
             ("[audit]\ntoken_ids = 'all'", "audit.token_ids: expected one of"),
             ("[daemon]\nlisten = 'x'", "daemon.listen: expected 'unix:/path' or"),
             ("[daemon]\nlisten = 'unix:x'", "daemon.listen: expected an absolute path"),
