@@ -43,6 +43,7 @@ from monitor.scoring import (
 )
 from monitor.standing import Standings
 from monitor.summary import Finished, summarize
+from probes.aggregate import is_answer
 from probes.bank import ProjectionBank
 from probes.calibration import Calibration
 from probes.detector import Detector
@@ -145,7 +146,9 @@ class Monitor:
         touched = np.flatnonzero(n_scored_each)
         offsets = np.concatenate([[0], n_scored_each[touched].cumsum()])
         slots = np.array([requests[i].slot for i in touched], dtype=np.int64)
-        self._standings.update(slots, scored.evidence, offsets)
+        n_prompt_tokens = batch.n_prompt_tokens[request_of_row[scored.rows]]
+        answers = is_answer(positions[scored.rows], n_prompt_tokens)
+        self._standings.update(slots, scored.evidence, offsets, answers)
         scores = np.stack([found[:, 0] for found in scored.evidence])
         for i, start, end in zip(touched, offsets, offsets[1:], strict=False):
             rows = scored.rows[start:end]
@@ -381,13 +384,15 @@ class Monitor:
         live.flagged.add(detector)
         self.totals.n_flags[detector] += 1
         scores = live.history.scores(index, live.next_position)
+        is_all = self._detectors[index].aggregator.tokens == "all"
+        first = 0 if is_all else max(0, live.n_prompt_tokens - 1)
         flag = Flag(
             engine=key[0],
             request_id=key[1],
             detector=detector,
             score=float(self._standings.statistics[live.slot, index]),
             threshold=float(self._thresholds[index]),
-            position=int(np.nanargmax(scores)),
+            position=first + int(np.nanargmax(scores[first:])),
             bank_digest=self._bank.digest,
             scores=scores,
             token_ids=live.history.token_ids(live.next_position),

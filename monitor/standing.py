@@ -43,6 +43,7 @@ class Standings:
         slots: NDArray[np.int64],
         evidence: Sequence[NDArray[np.float32]],
         row_offsets: NDArray[np.int64],
+        is_answer: NDArray[np.bool_],
     ) -> None:
         """
         Fold each detector's *evidence* (n_tokens, m) into its requests' states.
@@ -51,10 +52,16 @@ class Standings:
             slots: Of shape (n_requests,).
             evidence: Per detector.
             row_offsets: Of shape (n_requests + 1,), into the evidence.
+            is_answer: Of shape (n_tokens,); the tokens the model answers at.
         """
+        n_before = np.concatenate([[0], is_answer.cumsum()])
+        answer_offsets = n_before[row_offsets]
         for i, aggregator in enumerate(self._aggregators):
+            is_all = aggregator.tokens == "all"
             states, statistics = aggregator.update(
-                self._states[i][slots], evidence[i], row_offsets
+                self._states[i][slots],
+                evidence[i] if is_all else evidence[i][is_answer],
+                row_offsets if is_all else answer_offsets,
             )
             self._states[i][slots] = states
             self.statistics[slots, i] = statistics

@@ -7,13 +7,16 @@
 """Token evidence to a request statistic, online, in constant memory a request."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Protocol, runtime_checkable
 
 import numpy as np
 
 from probes.arrays import Float32, Float64, Int64
 from probes.errors import ActivationShapeError
+
+TOKENS = ("all", "answer")
+"""Whose evidence an aggregator can count."""
 
 
 @runtime_checkable
@@ -27,6 +30,14 @@ class Aggregator(Protocol):
     @property
     def name(self) -> str:
         """As in a bundle and a recipe."""
+        ...
+
+    @property
+    def tokens(self) -> str:
+        """
+        Whose evidence counts: "all", or "answer", which is the prompt's last token
+        and those after it. The caller leaves out the others: see `is_answer`.
+        """
         ...
 
     @property
@@ -75,8 +86,41 @@ class Aggregator(Protocol):
         ...
 
 
+def is_answer(
+    positions: Int64, n_prompt_tokens: Int64
+) -> np.ndarray[tuple[int], np.dtype[np.bool_]]:
+    """
+    Return which tokens the model answers at, (n_tokens,).
+
+    The last token of the prompt is one: there the model has read everything, and
+    decides on its first word.
+    """
+    return positions >= n_prompt_tokens - 1
+
+
 @dataclass(frozen=True, slots=True)
-class Max:
+class _Aggregator:
+    """What all have: whose evidence counts."""
+
+    tokens: str = field(default="all", kw_only=True)
+
+    name: ClassVar[str]
+
+    def __post_init__(self) -> None:
+        if self.tokens not in TOKENS:
+            raise ValueError(
+                f"tokens: expected one of {list(TOKENS)}, got {self.tokens!r}"
+            )
+
+    def to_json(self) -> dict[str, str | float]:
+        data: dict[str, str | float] = {"name": self.name}
+        if self.tokens != TOKENS[0]:
+            data["tokens"] = self.tokens
+        return data
+
+
+@dataclass(frozen=True, slots=True)
+class Max(_Aggregator):
     """The highest evidence of any token."""
 
     name = "max"
@@ -98,12 +142,9 @@ class Max:
     def aggregate(self, evidence: Float32) -> float:
         return max(_values(evidence).tolist(), default=-np.inf)
 
-    def to_json(self) -> dict[str, str | float]:
-        return {"name": self.name}
-
 
 @dataclass(frozen=True, slots=True)
-class Mean:
+class Mean(_Aggregator):
     """The mean evidence over all tokens."""
 
     name = "mean"
@@ -127,12 +168,9 @@ class Mean:
         values = _values(evidence).tolist()
         return sum(values) / len(values) if values else -np.inf
 
-    def to_json(self) -> dict[str, str | float]:
-        return {"name": self.name}
-
 
 @dataclass(frozen=True, slots=True)
-class Last:
+class Last(_Aggregator):
     """The evidence of the last token."""
 
     name = "last"
@@ -153,12 +191,9 @@ class Last:
         values = _values(evidence).tolist()
         return values[-1] if values else -np.inf
 
-    def to_json(self) -> dict[str, str | float]:
-        return {"name": self.name}
-
 
 @dataclass(frozen=True, slots=True)
-class EMAMax:
+class EMAMax(_Aggregator):
     """
     The highest value that an exponential moving average of the evidence reaches.
 
@@ -176,6 +211,7 @@ class EMAMax:
     is_monotone = True
 
     def __post_init__(self) -> None:
+        _Aggregator.__post_init__(self)
         if not 0 < self.alpha <= 1:
             raise ValueError(f"alpha: expected a number in (0, 1], got {self.alpha}")
 
@@ -224,7 +260,7 @@ class EMAMax:
         return highest
 
     def to_json(self) -> dict[str, str | float]:
-        return {"name": self.name, "alpha": self.alpha}
+        return _Aggregator.to_json(self) | {"alpha": self.alpha}
 
 
 _FAMILIES: dict[str, tuple[type[Max | Mean | Last | EMAMax], tuple[str, ...]]] = {
@@ -240,7 +276,7 @@ def aggregator_from_json(data: Mapping[str, object]) -> Aggregator:
     The aggregator that *data* names, as `Aggregator.to_json` wrote it.
 
     >>> aggregator_from_json({"name": "ema_max", "alpha": 0.25})
-    EMAMax(alpha=0.25)
+    EMAMax(tokens='all', alpha=0.25)
 
     Raises:
         ValueError: The name or a parameter is unknown, or has an impossible value.
@@ -249,15 +285,23 @@ def aggregator_from_json(data: Mapping[str, object]) -> Aggregator:
     if not isinstance(name, str) or name not in _FAMILIES:
         raise ValueError(f"name: expected one of {sorted(_FAMILIES)}, got {name!r}")
     family, known = _FAMILIES[name]
-    parameters: dict[str, float] = {}
+    parameters: dict[str, Any] = {}
     for key, value in data.items():
         if key == "name":
             continue
+        if key == "tokens":
+            parameters[key] = value
+            continue
         if key not in known:
-            raise ValueError(f"{key}: unknown key; {name} knows {list(known)}")
+            raise ValueError(f"{key}: unknown key; {name} knows {['tokens', *known]}")
         if isinstance(value, bool) or not isinstance(value, int | float):
             raise ValueError(f"{key}: expected a number, got {value!r}")
-        parameters[key] = float(value)
+        try:
+            parameters[key] = float(value)
+        except OverflowError:
+            raise ValueError(
+                f"{key}: expected a finite number, got an integer beyond float64"
+            ) from None
     return family(**parameters)
 
 

@@ -272,7 +272,8 @@ def load_dataset(path: Path, *, is_verified: bool = False) -> Dataset:
     digests = table.table("files_sha256")
     table.close()
     if is_verified:
-        _verify(path, digests)
+        arrays = [f"{name}.npy" for name in (*hook_points, "token_ids", "positions")]
+        _verify(path, digests, [*arrays, _REQUESTS_NAME])
     return Dataset(
         path=path,
         identity=identity,
@@ -339,10 +340,12 @@ def _n_rows_in(requests: Sequence[DatasetRequest]) -> int:
     return sum(request.n_rows for request in requests)
 
 
-def _verify(path: Path, digests: Fields) -> None:
-    for name in sorted(digests.data):
-        expected, found = digests.text(name), file_sha256(path / name)
+def _verify(path: Path, digests: Fields, names: Sequence[str]) -> None:
+    for name in names:
+        expected, file = digests.text(name), path / name
+        if not file.is_file():
+            raise ArtifactError(f"{file}: expected a file, found none")
+        found = file_sha256(file)
         if expected != found:
-            raise ArtifactError(
-                f"{path / name}: sha256: expected {expected}, found {found}"
-            )
+            raise ArtifactError(f"{file}: sha256: expected {expected}, found {found}")
+    digests.close()

@@ -59,9 +59,13 @@ class Fields:
         value = self._or_default(key, default, "a number")
         if isinstance(value, bool) or not isinstance(value, int | float):
             self.fail(key, f"expected a number, found {value!r}")
-        if not math.isfinite(value):
+        try:
+            number = float(value)
+        except OverflowError:
+            self.fail(key, "expected a finite number, found an integer beyond float64")
+        if not math.isfinite(number):
             self.fail(key, f"expected a finite number, found {value!r}")
-        return float(value)
+        return number
 
     def table(self, key: str) -> "Fields":
         return self.nested(key, self.take(key, "a table"))

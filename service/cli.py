@@ -14,6 +14,12 @@ class UsageError(ValueError):
     """The operator's to mend; one line."""
 
 
+def check_positive(option: str, value: int) -> None:
+    """Raise `UsageError` unless *value*, given for *option*, is 1 or more."""
+    if value < 1:
+        raise UsageError(f"{option}: expected 1 or more, got {value}")
+
+
 class Command(Protocol):
     """
     What a module of `service.commands` offers.

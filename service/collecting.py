@@ -1,12 +1,15 @@
-"""Receives activations from the plugin and writes them as a data set."""
+# Rule: a request's rows are in memory while it runs, and on disk once it has ended.
+"""Receives activations from the plugin and writes them as data sets."""
 
 import contextlib
 import threading
-from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import TracebackType
+from typing import Self
 
 import grpc
 import numpy as np
@@ -24,7 +27,7 @@ _MAX_MESSAGE_BYTES = 256 << 20
 
 
 class CollectionError(RuntimeError):
-    """Rows are missing: the data set would not be what it says."""
+    """A data set would not be what it says: it is left unfinished. One line."""
 
 
 @dataclass(slots=True)
@@ -56,17 +59,23 @@ class Receiver(pb_grpc.CaptureServicer):
         for request in request_iterator:
             kind = request.WhichOneof("payload")
             if kind == "batch":
-                self.on_batch(
-                    batch_from_proto(
-                        request.batch, engine=request.engine, rank=request.rank
-                    )
+                batch = batch_from_proto(
+                    request.batch, engine=request.engine, rank=request.rank
                 )
+                self.on_batch(batch, request.batch.n_rows_expected)
             elif kind == "gap":
                 self.on_gap(request.gap)
             yield pb.StreamResponse()
 
-    def on_batch(self, batch: StepBatch) -> None:
-        """Take the rows of a step. Called on gRPC's thread."""
+    def on_batch(self, batch: StepBatch, n_rows_expected: int) -> None:
+        """
+        Take the rows of a step. Called on gRPC's thread.
+
+        Args:
+            batch: As received; one that was not acknowledged comes again.
+
+            n_rows_expected: How many rows the scheduler asked for.
+        """
         raise NotImplementedError
 
     def on_gap(self, gap: pb.Gap) -> None:
@@ -75,15 +84,48 @@ class Receiver(pb_grpc.CaptureServicer):
 
 
 class Collector(Receiver):
-    """Keeps every request's rows."""
+    """
+    Writes the rows of each request to its data set as soon as it ends.
 
-    def __init__(self, on_finished: Callable[[str], None] = lambda _: None) -> None:
+    A request that is in no target is ignored. As a context manager it leaves those
+    data sets unfinished that `finish` has not finished.
+    """
+
+    def __init__(self, targets: Sequence[Target]) -> None:
+        """
+        Expect the prompts of *targets*.
+
+        Raises:
+            ValueError: A prompt is in two of them.
+        """
         self.hello: pb.HelloRequest | None = None
-        self._on_finished = on_finished
+        prompt_ids = Counter(prompt_id for t in targets for prompt_id in t.labels)
+        for prompt_id, n in prompt_ids.items():
+            if n > 1:
+                raise ValueError(
+                    f"prompt {prompt_id!r}: expected in one data set, got it in {n}"
+                )
+        self._targets = {prompt_id: t for t in targets for prompt_id in t.labels}
         self._changed = threading.Condition()
         self._rows: dict[str, _Rows] = defaultdict(_Rows)
-        self._finished: dict[str, _Rows] = {}
+        self._written: dict[str, str] = {}  # vLLM's request id by prompt id
+        self._writers: dict[Path, DatasetWriter] = {}
+        self._n_rows = {target.path: 0 for target in targets}
         self._n_lost = 0
+        self._problem: CollectionError | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        with self._changed:
+            for writer in self._writers.values():
+                writer.abort()
 
     def Hello(  # noqa: N802 - gRPC's spelling
         self, request: pb.HelloRequest, context: grpc.ServicerContext
@@ -95,23 +137,81 @@ class Collector(Receiver):
             )
         with self._changed:
             self.hello = request
-            self._changed.notify_all()
         return pb.HelloResponse()
 
-    def on_batch(self, batch: StepBatch) -> None:
-        """Keep the rows, and note the requests that ended."""
+    def on_batch(self, batch: StepBatch, n_rows_expected: int) -> None:
+        """Keep the rows, and write the requests that ended."""
         with self._changed:
-            self._take(batch)
+            self._count_lost(batch, n_rows_expected)
+            if self._problem is None:
+                try:
+                    self._take(batch)
+                except CollectionError as problem:
+                    # Raised here it would end the stream, and the plugin would send
+                    # the batch again and again: `wait` raises it.
+                    self._problem = problem
             self._changed.notify_all()
 
     def on_gap(self, gap: pb.Gap) -> None:
         """Count: a data set must not have holes."""
-        self._n_lost += gap.n_tokens
+        with self._changed:
+            self._n_lost += gap.n_tokens
+            self._changed.notify_all()
 
-    def _take(self, batch: StepBatch) -> None:
+    def wait(self, timeout_seconds: float) -> None:
+        """
+        Wait until every prompt of every target has ended, or something is wrong.
+
+        Raises:
+            CollectionError: Some did not end in time or came twice, rows were lost,
+                or a request could not be written.
+        """
+        with self._changed:
+            self._changed.wait_for(
+                lambda: self._problem or self._n_lost or not self._missing(),
+                timeout_seconds,
+            )
+            self._check()
+
+    def finish(self) -> dict[Path, int]:
+        """
+        Finish the data sets and return the number of rows of each.
+
+        Raises:
+            CollectionError: As for `wait`. No data set is finished.
+        """
+        with self._changed:
+            self._check()
+            for path in self._n_rows:
+                self._writer(path).close()
+            self._writers.clear()
+        return dict(self._n_rows)
+
+    def _missing(self) -> set[str]:
+        return self._targets.keys() - self._written.keys()
+
+    def _check(self) -> None:
+        if self._problem:
+            raise self._problem
+        if self._n_lost:
+            raise CollectionError(f"{self._n_lost} rows were lost on the way")
+        if missing := self._missing():
+            raise CollectionError(
+                f"{len(missing)} of {len(self._targets)} requests did not arrive from "
+                f"the plugin, the first is {min(missing)!r}"
+            )
+
+    def _count_lost(self, batch: StepBatch, n_rows_expected: int) -> None:
+        self._n_lost += max(0, n_rows_expected - len(batch.token_ids))
         for norms in batch.squared_norms.values():
             self._n_lost += int(np.count_nonzero(norms == NOT_WRITTEN))
+
+    def _take(self, batch: StepBatch) -> None:
         for index, request_id in enumerate(batch.request_ids):
+            prompt_id = client_id(request_id)
+            is_sent_again = self._written.get(prompt_id) == request_id
+            if prompt_id not in self._targets or is_sent_again:
+                continue
             start, end = batch.row_offsets[index : index + 2].tolist()
             first = int(batch.first_positions[index])
             rows = self._rows[request_id]
@@ -122,55 +222,48 @@ class Collector(Receiver):
                 rows.activations[hook_point].append(values[start:end])
         for request_id in batch.finished:
             if request_id in self._rows:
-                self._finished[client_id(request_id)] = self._rows.pop(request_id)
-                self._on_finished(request_id)
+                self._write(request_id, self._rows.pop(request_id))
 
-    def wait_for(self, prompt_ids: set[str], timeout_seconds: float) -> None:
-        """
-        Wait until each of *prompt_ids* has ended.
-
-        Raises:
-            CollectionError: Some did not in time, or rows were lost.
-        """
-        with self._changed:
-            self._changed.wait_for(
-                lambda: prompt_ids <= self._finished.keys(), timeout_seconds
-            )
-            missing = sorted(prompt_ids - self._finished.keys())
-        if missing:
+    def _write(self, request_id: str, rows: _Rows) -> None:
+        prompt_id = client_id(request_id)
+        if prompt_id in self._written:
             raise CollectionError(
-                f"{len(missing)} of {len(prompt_ids)} requests did not arrive from the "
-                f"plugin, the first is {missing[0]!r}"
+                f"request {prompt_id!r}: expected once, arrived as "
+                f"{self._written[prompt_id]!r} and as {request_id!r}"
             )
-        if self._n_lost:
-            raise CollectionError(f"{self._n_lost} rows were lost on the way")
+        # Sent again, or recomputed after a preemption: the first rows are kept.
+        positions, kept = np.unique(np.concatenate(rows.positions), return_index=True)
+        n_tokens = max(len(positions), rows.n_prompt_tokens)
+        if not np.array_equal(positions, np.arange(n_tokens)):
+            raise CollectionError(
+                f"request {prompt_id!r}: expected each position from 0 to "
+                f"{n_tokens - 1}, got {len(positions)} of them"
+            )
+        target = self._targets[prompt_id]
+        try:
+            self._writer(target.path).append(
+                prompt_id,
+                {h: np.concatenate(v)[kept] for h, v in rows.activations.items()},
+                np.concatenate(rows.token_ids)[kept],
+                positions,
+                rows.n_prompt_tokens,
+                target.labels[prompt_id],
+            )
+        except (ValueError, OSError) as error:
+            raise CollectionError(f"request {prompt_id!r}: {error}") from error
+        self._written[prompt_id] = request_id
+        self._n_rows[target.path] += len(positions)
 
-    def write(self, target: Target) -> int:
-        """Write the requests that *target* labels; return the number of rows."""
-        assert self.hello is not None
-        identity = ModelIdentity(**identity_from_proto(self.hello.identity))
-        n_rows = 0
-        with DatasetWriter(
-            target.path, identity, self.hello.hook_points, identity.d_model
-        ) as writer:
-            for prompt_id, labels in target.labels.items():
-                rows = self._finished.pop(prompt_id)
-                # Recomputed after a preemption: the first computation is kept.
-                positions = np.concatenate(rows.positions)
-                _, kept = np.unique(positions, return_index=True)
-                writer.append(
-                    prompt_id,
-                    {
-                        h: np.concatenate(parts)[kept]
-                        for h, parts in rows.activations.items()
-                    },
-                    np.concatenate(rows.token_ids)[kept],
-                    positions[kept],
-                    rows.n_prompt_tokens,
-                    labels,
-                )
-                n_rows += len(kept)
-        return n_rows
+    def _writer(self, path: Path) -> DatasetWriter:
+        """The writer of *path*, begun at first need: the identity is in the Hello."""
+        if path not in self._writers:
+            if self.hello is None:
+                raise CollectionError(f"{path}: expected a Hello before rows, got none")
+            identity = ModelIdentity(**identity_from_proto(self.hello.identity))
+            self._writers[path] = DatasetWriter(
+                path, identity, self.hello.hook_points, identity.d_model
+            )
+        return self._writers[path]
 
 
 @contextlib.contextmanager

@@ -1,6 +1,7 @@
 """Runs `vllm serve` with the plugin armed, and sends it prompts through its API."""
 
 import json
+import math
 import os
 import signal
 import socket
@@ -50,15 +51,20 @@ def load_prompts(path: Path) -> list[Prompt]:
     boolean in it is a label.
 
     Raises:
-        ValueError: A line is not that; names the file and line.
+        ValueError: The file is not UTF-8 or a line is not that; names file and line.
     """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path}: expected UTF-8: {error}") from None
     prompts = []
-    for number, line in enumerate(path.read_text().splitlines(), start=1):
+    # Not splitlines(): JSON may hold U+2028 and its like as they are.
+    for number, line in enumerate(text.split("\n"), start=1):
         if not line.strip():
             continue
         try:
             entry = json.loads(line)
-        except json.JSONDecodeError as error:
+        except (ValueError, RecursionError) as error:
             raise ValueError(f"{path}:{number}: expected JSON: {error}") from None
         prompts.append(_prompt_of(entry, f"{path}:{number}"))
     if not prompts:
@@ -76,6 +82,9 @@ def _prompt_of(entry: object, where: str) -> Prompt:
         messages = [{"role": "user", "content": entry["prompt"]}]
     if not isinstance(messages, list) or not messages:
         raise ValueError(f"{where}: messages: expected a list, or a text in 'prompt'")
+    for key, value in entry.items():
+        if isinstance(value, float) and not math.isfinite(value):
+            raise ValueError(f"{where}: {key}: expected a finite number, got {value}")
     skipped = {"id", "messages", "prompt"}
     labels = {
         k: v

@@ -1,7 +1,6 @@
 """Converts between wire messages and records, and refuses what does not fit."""
 
-# Rule 1: imported inside vLLM's process too, so numpy, protobuf and
-# monitor.records only: no grpc, no probes, no log.
+# Rule 1: numpy, protobuf and monitor.records only: no grpc, no probes, no log.
 #
 # Rule 2: whatever bytes arrive, the only exception that leaves is WireError.
 
@@ -40,6 +39,9 @@ REASON_FROM_PROTO: dict[int, LossReason] = {
 
 MAX_COUNT = 2**53
 """Steps and counts beyond this are refused: exact in a double, and in SQLite."""
+
+MAX_ROWS = 1 << 22
+"""Rows of one message; checked before memory is taken for them."""
 
 MAX_NAME = 512
 """Longest request id that is believed; vLLM's are under 100 characters."""
@@ -190,6 +192,11 @@ def batch_from_proto(
         WireError: A size does not fit, or a name is empty or repeats.
     """
     n_rows = n_rows_of(message)
+    if n_rows > MAX_ROWS or (n_rows and not message.hook_points):
+        raise WireError(
+            f"batch.requests: expected up to {MAX_ROWS} rows, at one hook point or "
+            f"more, got {n_rows} at {len(message.hook_points)}"
+        )
     if message.step > MAX_COUNT:
         raise WireError(f"batch.step: expected up to {MAX_COUNT}, got {message.step}")
     values: dict[str, NDArray[np.float32]] = {}
@@ -213,6 +220,8 @@ def batch_from_proto(
     _check_names(request_ids, "batch.requests")
     finished = tuple(request.request_id for request in message.finished)
     _check_names(finished, "batch.finished")
+    preempted = tuple(message.preempted)
+    _check_names(preempted, "batch.preempted")
     columns, activations = ({}, values) if holds_activations else (values, {})
     return StepBatch(
         engine=engine,
@@ -229,7 +238,7 @@ def batch_from_proto(
         n_prompt_tokens=_integers([r.n_prompt_tokens for r in message.requests]),
         token_ids=_token_ids(message.token_ids, n_rows),
         finished=finished,
-        preempted=tuple(message.preempted),
+        preempted=preempted,
     )
 
 

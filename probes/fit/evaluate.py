@@ -7,6 +7,7 @@ import numpy as np
 from probes.arrays import Float64
 from probes.dataset import Dataset
 from probes.detector import Detector, score
+from probes.fit.select import rows_of_tokens
 
 # Rows scored at once: 16384 of d_model 4096 are 256 MiB.
 _MAX_ROWS = 16384
@@ -85,13 +86,13 @@ def _groups(dataset: Dataset, indices: Sequence[int]) -> Iterator[list[int]]:
 def _statistics_of(
     dataset: Dataset, detector: Detector, group: Sequence[int]
 ) -> Float64:
-    lengths = [dataset.requests[index].n_rows for index in group]
+    rows_each = [
+        rows_of_tokens(dataset, index, detector.aggregator.tokens) for index in group
+    ]
+    lengths = [len(rows) for rows in rows_each]
     activations = {
         projection.hook_point: np.concatenate(
-            [
-                dataset.activations[projection.hook_point][dataset.rows_of(index)]
-                for index in group
-            ]
+            [dataset.activations[projection.hook_point][rows] for rows in rows_each]
         )
         for projection in detector.projections
     }

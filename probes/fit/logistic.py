@@ -97,16 +97,19 @@ def fit_logistic(
     """
     options = options or LogisticOptions()
     activations = dataset.activations[hook_point]
+    # What the aggregator leaves out is no example of anything.
+    counted = aggregator.tokens
+    wanted = counted if options.tokens == "all" else options.tokens
     bags = [
         rows
         for index in sorted(positive)
-        if len(rows := rows_of_tokens(dataset, index, options.tokens))
+        if len(rows := rows_of_tokens(dataset, index, wanted))
     ]
-    negative_rows = rows_of_requests(dataset, negative)
+    negative_rows = rows_of_requests(dataset, negative, counted)
     if not bags or not len(negative_rows):
         raise ValueError(
             f"probe {name!r}: expected tokens of both kinds, got {len(bags)} positive "
-            f"requests with {options.tokens!r} tokens and {len(negative_rows)} "
+            f"requests with {wanted!r} tokens and {len(negative_rows)} "
             f"negative tokens"
         )
     negative_rows = subsample(negative_rows, options.max_rows, options.seed)

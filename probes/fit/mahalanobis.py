@@ -23,7 +23,7 @@ def fit_mahalanobis(
     seed: int = 0,
 ) -> Mahalanobis:
     """
-    Fit mean and covariance of the tokens of *benign* requests.
+    Fit mean and covariance of the tokens of *benign* requests that count.
 
     The covariance is shrunk as Ledoit and Wolf (2004) derive; its *rank* largest
     directions are kept, and the others share their mean variance.
@@ -54,7 +54,8 @@ def fit_mahalanobis(
     k = d_model if rank is None else rank
     if not 1 <= k <= d_model:
         raise ValueError(f"rank: expected 1 to {d_model}, got {rank}")
-    rows = subsample(rows_of_requests(dataset, benign), max_rows, seed)
+    counted = rows_of_requests(dataset, benign, aggregator.tokens)
+    rows = subsample(counted, max_rows, seed)
     if len(rows) < 2:
         raise ValueError(f"detector {name!r}: expected benign tokens, got {len(rows)}")
     model = LedoitWolf().fit(activations[rows].astype(np.float64))

@@ -61,11 +61,15 @@ class SAEPlan:
         features: Which features.
 
         feature_weights: Weight of each; 1 where it is None.
+
+        model_name: What the checkpoint calls the model that is watched, which data
+            sets know by its files; "" where the recipe does not say.
     """
 
     path: Path
     features: tuple[int, ...]
     feature_weights: tuple[float, ...] | None
+    model_name: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -217,11 +221,15 @@ def _read_sae(table: Fields, folder: Path) -> SAEPlan:
     for item in table.items("feature_weights") if table.has("feature_weights") else []:
         if isinstance(item, bool) or not isinstance(item, int | float):
             table.fail("feature_weights", f"expected numbers, found {item!r}")
-        weights.append(float(item))
+        try:
+            weights.append(float(item))
+        except OverflowError:
+            table.fail("feature_weights", "found an integer beyond float64")
     return SAEPlan(
         path=path,
         features=tuple(features),
         feature_weights=tuple(weights) or None,
+        model_name=table.text("model_name", ""),
     )
 
 

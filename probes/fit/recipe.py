@@ -1,5 +1,6 @@
 """A recipe and two data sets to a bundle: fit on one, calibrate on the other."""
 
+import hashlib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from probes.fit.plan import (
     DetectorPlan,
     LogisticPlan,
     MahalanobisPlan,
+    Recipe,
     SAEPlan,
     load_recipe,
 )
@@ -26,6 +28,11 @@ from probes.sae import SAEFeatureDetector
 from probes.sae_formats import load_saelens
 
 Progress = Callable[[int, int, str], None]
+
+
+def n_steps(recipe: Recipe) -> int:
+    """How many steps `fit_bundle` takes: it fits and calibrates each detector."""
+    return 2 * len(recipe.detectors)
 
 
 def fit_bundle(
@@ -54,12 +61,12 @@ def fit_bundle(
 
     Raises:
         RecipeError: The recipe cannot be read, or not carried out on these data.
-        ArtifactError: The data sets are of different models, or one is both.
+        ArtifactError: The data sets are of different models, or share a request.
     """
     recipe = load_recipe(recipe_path)
     _check_datasets(fit, calibration)
     tell = progress or (lambda done, total, text: None)
-    alpha, total = recipe.alpha / len(recipe.detectors), 2 * len(recipe.detectors)
+    alpha, total = recipe.alpha / len(recipe.detectors), n_steps(recipe)
     detectors: list[Detector] = []
     calibrations: dict[str, Calibration] = {}
     for index, plan in enumerate(recipe.detectors):
@@ -122,6 +129,14 @@ def _watch(plan: DetectorPlan, sae_plan: SAEPlan, dataset: Dataset) -> Detector:
             f"path: expected an SAE at {plan.hook_point} with d_model {d_model}, "
             f"got one at {sae.hook_point} with {sae.d_in}"
         )
+    # A checkpoint names its model in words, a data set by its files: that both are
+    # the same only the operator can say.
+    if sae.model_name and sae.model_name != sae_plan.model_name:
+        raise ValueError(
+            f"model_name: expected {sae.model_name!r}, the model that the SAE was "
+            f"trained on, to say that it is the data set's, "
+            f"{dataset.identity.model!r}; got {sae_plan.model_name!r}"
+        )
     return SAEFeatureDetector.from_sae(
         sae,
         name=plan.name,
@@ -154,9 +169,28 @@ def _negative(plan: LogisticPlan, dataset: Dataset) -> list[int]:
 
 
 def _check_datasets(fit: Dataset, calibration: Dataset) -> None:
-    if fit.sha256 == calibration.sha256:
-        raise ArtifactError(
-            f"{calibration.path}: expected other requests than those fitted on, "
-            f"found the same data set"
-        )
+    """Raise `ArtifactError` unless they are of one model and share no request."""
     check_same_identity(str(calibration.path), fit.identity, calibration.identity)
+    where = f"{calibration.path}: expected other requests than in {fit.path}, found"
+    if fit.sha256 == calibration.sha256:
+        raise ArtifactError(f"{where} the same data set")
+    fitted_ids = {request.request_id for request in fit.requests}
+    for request in calibration.requests:
+        if request.request_id in fitted_ids:
+            raise ArtifactError(f"{where} {request.request_id!r} in both")
+    fitted = _ids_by_tokens(fit)
+    for tokens, request_id in _ids_by_tokens(calibration).items():
+        if tokens in fitted:
+            raise ArtifactError(
+                f"{where} the tokens of {fitted[tokens]!r} again in {request_id!r}"
+            )
+
+
+def _ids_by_tokens(dataset: Dataset) -> dict[bytes, str]:
+    """Request ids by the SHA-256 of their tokens, where there are and are known."""
+    ids = {}
+    for index, request in enumerate(dataset.requests):
+        tokens = dataset.token_ids[dataset.rows_of(index)]
+        if len(tokens) and (tokens >= 0).all():
+            ids[hashlib.sha256(tokens.tobytes()).digest()] = request.request_id
+    return ids

@@ -8,7 +8,7 @@ import numpy as np
 from probes.arrays import Int64
 from probes.dataset import Dataset, DatasetRequest, Label
 
-TOKENS = ("all", "completion", "prompt_end")
+TOKENS = ("all", "answer", "completion", "prompt_end")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,7 +48,8 @@ def rows_of_tokens(dataset: Dataset, index: int, tokens: str) -> Int64:
     Rows of the tokens of request *index* that *tokens* means.
 
     ``all``; ``completion``: the generated tokens; ``prompt_end``: the last token
-    of the prompt, where a chat model has read everything and said nothing.
+    of the prompt, where a chat model has read everything and said nothing;
+    ``answer``: both of these.
 
     Raises:
         ValueError: *tokens* is none of these.
@@ -59,6 +60,8 @@ def rows_of_tokens(dataset: Dataset, index: int, tokens: str) -> Int64:
     positions = dataset.positions[wanted]
     if tokens == "completion":
         rows = rows[positions >= n_prompt_tokens]
+    elif tokens == "answer":
+        rows = rows[positions >= n_prompt_tokens - 1]
     elif tokens == "prompt_end":
         rows = rows[positions == n_prompt_tokens - 1]
     elif tokens != "all":

@@ -9,44 +9,38 @@ from service.capture.step import Step
 from service.rpc.innerwatch.v1 import innerwatch_pb2 as pb
 
 
-def step_message(step: Step, hook_points: tuple[str, ...]) -> pb.StepBatch:
-    """Return *step* as a `StepBatch`; waits for its copy from the device."""
+def fill_batch(message: pb.StepBatch, step: Step, hook_points: tuple[str, ...]) -> None:
+    """Write *step* into *message*; waits for its copy from the device."""
     if step.copied is not None:
         step.copied.synchronize()
-    message = pb.StepBatch(
-        step=step.step,
-        bank_digest=step.bank_digest,
-        finished=[pb.FinishedRequest(request_id=i) for i in step.finished],
-        preempted=step.preempted,
-        n_rows_expected=step.n_rows_expected,
-        captured_at=step.captured_at,
-    )
+    message.step = step.step
+    message.bank_digest = step.bank_digest
+    message.preempted.extend(step.preempted)
+    message.n_rows_expected = step.n_rows_expected
+    message.captured_at = step.captured_at
+    for request_id in step.finished:
+        message.finished.add(request_id=request_id)
     if step.values is None or step.squared_norms is None or step.token_ids is None:
-        return message
+        return
     for (request_id, first, n), (n_cached, n_prompt) in zip(
         step.spans(), step.facts, strict=True
     ):
-        message.requests.append(
-            pb.RequestRows(
-                request_id=request_id,
-                n_rows=n,
-                first_position=first,
-                n_cached=n_cached,
-                n_prompt_tokens=n_prompt,
-            )
+        message.requests.add(
+            request_id=request_id,
+            n_rows=n,
+            first_position=first,
+            n_cached=n_cached,
+            n_prompt_tokens=n_prompt,
         )
     message.token_ids = _array(step.token_ids).tobytes()
     values, norms = _array(step.values), _array(step.squared_norms)
     for site, hook_point in enumerate(hook_points):
-        message.hook_points.append(
-            pb.HookPointRows(
-                hook_point=hook_point,
-                width=values.shape[2],
-                values=values[site].tobytes(),
-                squared_norms=norms[site].tobytes(),
-            )
+        message.hook_points.add(
+            hook_point=hook_point,
+            width=values.shape[2],
+            values=values[site].tobytes(),
+            squared_norms=norms[site].tobytes(),
         )
-    return message
 
 
 def gap_message(loss: Loss) -> pb.Gap:

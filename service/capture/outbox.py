@@ -65,6 +65,7 @@ class Outbox:
         self._entries: deque[Entry] = deque()
         self._n_sent = 0
         self._n_bytes = 0
+        self._stream = 0
 
     def has_room(self, n_bytes: int) -> bool:
         """Return whether a step of *n_bytes* would be taken."""
@@ -78,7 +79,7 @@ class Outbox:
         with self._changed:
             self._entries.append(step)
             self._n_bytes += step.n_bytes
-            self._changed.notify()
+            self._changed.notify_all()
 
     def lose(self, step: Step, reason: int) -> None:
         """Append *step* as lost for *reason*, merged with a loss just before it."""
@@ -95,39 +96,50 @@ class Outbox:
                 )
                 self._entries.append(last)
             last.add(step)
-            self._changed.notify()
+            self._changed.notify_all()
 
     def next_entry(
-        self, max_unacknowledged: int, timeout_seconds: float
+        self, stream: int, max_unacknowledged: int, timeout_seconds: float
     ) -> Entry | None:
         """Return the next entry to send, or None when there is none in time."""
         with self._changed:
-            if not self._can_send(max_unacknowledged):
+            if not self._can_send(stream, max_unacknowledged):
                 self._changed.wait(timeout_seconds)
-            if not self._can_send(max_unacknowledged):
+            if not self._can_send(stream, max_unacknowledged):
                 return None
             entry = self._entries[self._n_sent]
             self._n_sent += 1
             return entry
 
-    def acknowledge(self, n_entries: int) -> None:
-        """Forget the *n_entries* oldest entries that were sent."""
+    def acknowledge(self, stream: int) -> None:
+        """Forget the oldest entry that *stream* sent."""
         with self._changed:
-            for _ in range(min(n_entries, self._n_sent)):
-                entry = self._entries.popleft()
-                self._n_sent -= 1
-                if isinstance(entry, Step):
-                    self._n_bytes -= entry.n_bytes
-            self._changed.notify()
+            if stream != self._stream or not self._n_sent:
+                return
+            entry = self._entries.popleft()
+            self._n_sent -= 1
+            if isinstance(entry, Step):
+                self._n_bytes -= entry.n_bytes
+            self._changed.notify_all()
 
-    def rewind(self) -> None:
-        """Everything that is not acknowledged is to be sent again."""
+    def begin_stream(self) -> int:
+        """
+        Return the number of a new stream, which sends all that is unacknowledged.
+
+        An earlier one gets and acknowledges nothing any more: it may still wait in
+        `next_entry` when its connection is long gone.
+        """
         with self._changed:
+            self._stream += 1
             self._n_sent = 0
+            self._changed.notify_all()
+            return self._stream
 
     def is_empty(self) -> bool:
         """Return whether everything was acknowledged."""
         return not self._entries
 
-    def _can_send(self, max_unacknowledged: int) -> bool:
+    def _can_send(self, stream: int, max_unacknowledged: int) -> bool:
+        if stream != self._stream:
+            return False
         return self._n_sent < min(len(self._entries), max_unacknowledged)

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 
 import grpc
 
-from service.capture.messages import gap_message, step_message
+from service.capture.messages import fill_batch, gap_message
 from service.capture.outbox import Entry, Outbox
 from service.capture.step import Step
 from service.rpc.innerwatch.v1 import innerwatch_pb2 as pb
@@ -99,7 +99,6 @@ class Sender:
                 self._report(f"{type(error).__name__}: {error}")
             finally:
                 self.is_connected = False
-                self._outbox.rewind()
             self._closing.wait(_RETRY_SECONDS)
 
     def _serve(self, stub: pb_grpc.CaptureStub, hello: pb.HelloRequest) -> None:
@@ -107,21 +106,23 @@ class Sender:
         self._last_problem = ""
         self.is_connected = True
         _log.info("innerwatch: connected to the daemon at %s", self._address)
+        stream = self._outbox.begin_stream()
         ended = threading.Event()
         in_flight: deque[Entry | None] = deque()
         try:
-            for answer in stub.Stream(self._requests(hello, in_flight, ended)):
+            for answer in stub.Stream(self._requests(hello, stream, in_flight, ended)):
                 if answer.refusal:
                     self._report(f"the daemon refused a batch: {answer.refusal}")
                 # One answer for each request, in order; heartbeats hold no entry.
                 if in_flight and in_flight.popleft() is not None:
-                    self._outbox.acknowledge(1)
+                    self._outbox.acknowledge(stream)
         finally:
             ended.set()
 
     def _requests(
         self,
         hello: pb.HelloRequest,
+        stream: int,
         in_flight: deque[Entry | None],
         ended: threading.Event,
     ) -> Iterator[pb.StreamRequest]:
@@ -135,10 +136,12 @@ class Sender:
                     in_flight.append(None)
                     yield request
                 return
-            entry = self._outbox.next_entry(_MAX_UNACKNOWLEDGED, _HEARTBEAT_SECONDS)
+            entry = self._outbox.next_entry(
+                stream, _MAX_UNACKNOWLEDGED, _HEARTBEAT_SECONDS
+            )
             if isinstance(entry, Step):
                 last_step = entry.step
-                request.batch.CopyFrom(step_message(entry, tuple(hello.hook_points)))
+                fill_batch(request.batch, entry, tuple(hello.hook_points))
                 if entry.n_rows:
                     self._is_proven = entry.is_written
             elif entry is not None:

@@ -18,6 +18,7 @@ KEY = "innerwatch"
 """Our entry in vLLM's `additional_config`."""
 
 _ENVIRONMENT = "INNERWATCH_"
+_ADDRESS = re.compile(r"unix:/.+|.+:\d+")
 _HOOK_POINT = re.compile(r"blocks\.(\d+)\.hook_resid_post")
 
 Mode = Literal["pushdown", "activations"]
@@ -56,9 +57,8 @@ class CaptureSettings:
     def __post_init__(self) -> None:
         if not self.hook_points:
             raise CaptureError(f"{KEY}.hook_points: expected at least one, got none")
-        for name in self.hook_points:
-            layer_of(name)
-        if len(set(self.hook_points)) != len(self.hook_points):
+        layers = [layer_of(name) for name in self.hook_points]
+        if len(set(layers)) != len(layers):
             raise CaptureError(
                 f"{KEY}.hook_points: expected each once, got {list(self.hook_points)}"
             )
@@ -66,9 +66,14 @@ class CaptureSettings:
             raise CaptureError(
                 f"{KEY}.mode: expected 'pushdown' or 'activations', got {self.mode!r}"
             )
-        if not (isinstance(self.k_max, int) and 1 <= self.k_max <= 4096):
+        if not _ADDRESS.fullmatch(str(self.address)):
+            raise CaptureError(
+                f"{KEY}.address: expected 'unix:/path' or 'host:port', "
+                f"got {self.address!r}"
+            )
+        if not (type(self.k_max) is int and 1 <= self.k_max <= 4096):
             raise CaptureError(f"{KEY}.k_max: expected 1 to 4096, got {self.k_max!r}")
-        if not (isinstance(self.buffer_mib, int) and self.buffer_mib >= 1):
+        if not (type(self.buffer_mib) is int and self.buffer_mib >= 1):
             raise CaptureError(
                 f"{KEY}.buffer_mib: expected at least 1, got {self.buffer_mib!r}"
             )

@@ -9,6 +9,11 @@ from service.capture.rows import Rows
 from service.capture.tap import NOT_WRITTEN
 
 
+def overhead(n_requests: int) -> int:
+    """Bytes that a step takes beside its rows: ids, layout, objects."""
+    return 1024 + 48 * n_requests
+
+
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Step:
     """
@@ -37,7 +42,8 @@ class Step:
     def n_bytes(self) -> int:
         """Memory the step holds, with an allowance for its small parts."""
         tensors = (self.values, self.squared_norms, self.token_ids)
-        return 1024 + sum(t.nbytes for t in tensors if t is not None)
+        n_requests = len(self.facts)
+        return sum(t.nbytes for t in tensors if t is not None) + overhead(n_requests)
 
     @property
     def n_rows(self) -> int:

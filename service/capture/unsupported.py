@@ -5,6 +5,14 @@ from typing import Any
 
 from service.capture.settings import CaptureError
 
+
+def _is_first_ray_executor(config: Any) -> bool:
+    from vllm import envs
+
+    is_ray = config.parallel_config.distributed_executor_backend == "ray"
+    return is_ray and not envs.VLLM_USE_RAY_V2_EXECUTOR_BACKEND
+
+
 _UNSUPPORTED: tuple[tuple[str, str, Callable[[Any], object]], ...] = (
     (
         "pipeline parallelism",
@@ -19,20 +27,25 @@ _UNSUPPORTED: tuple[tuple[str, str, Callable[[Any], object]], ...] = (
     (
         "dual-batch overlap",
         "each half would overwrite the other's rows",
-        lambda c: getattr(c.parallel_config, "enable_dbo", False),
+        lambda c: c.parallel_config.use_ubatching,
     ),
     (
         "context parallelism",
         "a rank sees a part of each sequence",
         lambda c: (
-            getattr(c.parallel_config, "decode_context_parallel_size", 1) > 1
-            or getattr(c.parallel_config, "prefill_context_parallel_size", 1) > 1
+            c.parallel_config.decode_context_parallel_size > 1
+            or c.parallel_config.prefill_context_parallel_size > 1
         ),
     ),
     (
         "sequence parallelism",
         "a rank sees a part of each step's rows",
-        lambda c: getattr(c.compilation_config.pass_config, "enable_sp", False),
+        lambda c: c.compilation_config.pass_config.enable_sp,
+    ),
+    (
+        "the first Ray executor",
+        "it calls the model runner past the worker",
+        _is_first_ray_executor,
     ),
     (
         "KV-sharing fast prefill",

@@ -11,6 +11,7 @@ Rule 3: the engine's thread never waits for the daemon or the network.
 
 import contextlib
 import logging
+import threading
 import time
 import uuid
 from collections.abc import Iterator
@@ -27,7 +28,7 @@ from service.capture.rows import read_rows, scheduled_rows
 from service.capture.sender import Sender
 from service.capture.settings import CaptureError, CaptureSettings, layer_of
 from service.capture.snapshot import Snapshooter
-from service.capture.step import Step
+from service.capture.step import Step, overhead
 from service.capture.tap import TapBuffers
 from service.capture.unsupported import check_supported
 from service.rpc.innerwatch.v1 import innerwatch_pb2 as pb
@@ -50,6 +51,7 @@ class CaptureWorker:
         self._buffers: TapBuffers | None = None
         self._snapshooter: Snapshooter | None = None
         self._sender: Sender | None = None
+        self._bank_lock = threading.Lock()
         self._pending: HostBank | None = None
         self._digest = ""
         self._width = 1
@@ -125,8 +127,11 @@ class CaptureWorker:
             return
         self._is_prepared = False
         with self._never_raising("a step could not be prepared"):
-            if (bank := self._pending) is not None:
-                self._pending = None
+            with self._bank_lock:
+                bank, self._pending = self._pending, None
+            if bank is not None:
+                # Until it is whole in the model, rows are of no bank.
+                self._digest = ""
                 bank.write_to(self._buffers)
                 self._digest, self._width = bank.digest, bank.width
             self._buffers.poison(scheduler_output.total_num_scheduled_tokens)
@@ -150,16 +155,14 @@ class CaptureWorker:
                 if lost.finished:
                     self._put(lost)
                 return
-            # Should the runner's layout be unreadable, the loss still has names.
-            lost = replace(lost, rows=scheduled_rows(scheduler_output))
-            lost = replace(
-                lost, rows=read_rows(self._worker.model_runner, scheduler_output)
-            )
-            dropped = self._reason_to_drop(lost.n_rows_expected)
+            dropped = self._reason_to_drop(scheduler_output)
             if dropped is None:
-                self._put(self._copy_rows(lost))
+                rows = read_rows(self._worker.model_runner, scheduler_output)
+                self._put(self._copy_rows(replace(lost, rows=rows)))
                 return
             reason = dropped
+        with self._never_raising("a loss could not be named"):
+            lost = replace(lost, rows=scheduled_rows(scheduler_output))
         self._step = lost.step
         self._outbox.lose(lost, reason)
 
@@ -210,7 +213,7 @@ class CaptureWorker:
                 self._is_reported = True
                 _log.exception("innerwatch: %s; its tokens are counted as lost", what)
 
-    def _reason_to_drop(self, n_rows: int) -> "pb.LossReason | None":
+    def _reason_to_drop(self, scheduled: Any) -> "pb.LossReason | None":
         assert self._sender is not None
         if not self._is_prepared:
             return pb.LOSS_REASON_LAYOUT_UNREADABLE
@@ -218,7 +221,9 @@ class CaptureWorker:
             if self._sender.is_connected:
                 return pb.LOSS_REASON_NO_BANK
             return pb.LOSS_REASON_DISCONNECTED
-        if self._outbox.has_room(self._n_bytes(n_rows)):
+        n_rows = scheduled.total_num_scheduled_tokens
+        n_bytes = self._n_bytes(n_rows) + overhead(len(scheduled.num_scheduled_tokens))
+        if self._outbox.has_room(n_bytes):
             return None
         return self._reason_if_full()
 
@@ -236,15 +241,17 @@ class CaptureWorker:
         # On the sender's thread: only leaves the bank for the next step to take.
         if self._settings.mode != "pushdown":
             return
-        if answer.bank.digest == self._digest:
-            return
-        self._pending = host_bank(
-            answer.bank.digest,
-            list(answer.bank.slices),
-            hook_points=self._settings.hook_points,
-            k_max=self._settings.k_max,
-            d_model=self._worker.vllm_config.model_config.get_hidden_size(),
-        )
+        pending = None
+        if answer.bank.digest != self._digest:
+            pending = host_bank(
+                answer.bank.digest,
+                list(answer.bank.slices),
+                hook_points=self._settings.hook_points,
+                k_max=self._settings.k_max,
+                d_model=self._worker.vllm_config.model_config.get_hidden_size(),
+            )
+        with self._bank_lock:
+            self._pending = pending
 
 
 def _max_rows(config: Any) -> int:

@@ -44,10 +44,11 @@ def connect(address: str) -> "Iterator[grpc.Channel]":
         try:
             yield channel
         except grpc.RpcError as error:
-            raise UsageError(f"{address}: {_describe(error)}") from error
+            raise UsageError(f"{address}: {describe_error(error)}") from error
 
 
-def _describe(error: "grpc.RpcError") -> str:
+def describe_error(error: "grpc.RpcError") -> str:
+    """Return why a call failed, in words."""
     import grpc
 
     if not isinstance(error, grpc.Call):

@@ -5,6 +5,7 @@ import json
 import tempfile
 from pathlib import Path
 
+from service.cli import UsageError, check_positive
 from service.progress import progress_bar
 from service.serving import Prompt, VLLMServer, load_prompts
 
@@ -46,9 +47,8 @@ def add_parser(
 
 def run(args: argparse.Namespace) -> int:
     """Collect, and print what was written."""
+    _check(args)
     prompts = load_prompts(args.prompts)
-    if (args.out / "dataset.json").exists():
-        raise ValueError(f"{args.out}: expected no finished data set, found one")
     args.out.mkdir(parents=True, exist_ok=True)
     n_rows = collect(
         model=args.model,
@@ -71,6 +71,25 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
+def _check(args: argparse.Namespace) -> None:
+    """Raise `UsageError` for what would go wrong once vLLM has started."""
+    from probes.hooks import check_hook_point
+
+    check_positive("--max-tokens", args.max_tokens)
+    check_positive("--concurrency", args.concurrency)
+    for hook_point in args.hook_points:
+        try:
+            check_hook_point(hook_point)
+        except ValueError as error:
+            raise UsageError(f"--hook-point: {error}") from error
+    if len(set(args.hook_points)) < len(args.hook_points):
+        raise UsageError(
+            f"--hook-point: expected different ones, got {args.hook_points}"
+        )
+    if (args.out / "dataset.json").exists():
+        raise UsageError(f"{args.out}: expected no finished data set, found one")
+
+
 def collect(
     *,
     model: str,
@@ -90,42 +109,40 @@ def collect(
 
     Raises:
         ServingError: vLLM did not start or answer.
-        CollectionError: Not every row arrived; no data set was written.
+        CollectionError: Not every row arrived; the data sets are unfinished.
     """
     # gRPC and the rest take a moment to import, which ``--help`` need not.
     from service.collecting import Collector, Target, collecting
 
     everything = [p for prompts in jobs.values() for p in prompts]
-    collector = Collector()
-    with tempfile.TemporaryDirectory(prefix="innerwatch-") as folder:
-        socket_path = Path(folder) / "collect.sock"
-        with collecting(socket_path, collector) as address:
-            server = VLLMServer(
-                model,
-                capture={
-                    "hook_points": hook_points,
-                    "mode": "activations",
-                    "address": address,
-                },
-                log=log,
-                arguments=["--no-enable-prefix-caching", *vllm_arguments],
-            )
-            with server:
-                with progress_bar("starting vLLM", None, not is_quiet) as advance:
-                    server.wait_until_ready(lambda: advance(0))
-                with progress_bar("prompts", len(everything), not is_quiet) as advance:
-                    server.chat_all(
-                        everything,
-                        max_tokens=max_tokens,
-                        concurrency=concurrency,
-                        on_answer=lambda *_: advance(1),
-                    )
-                collector.wait_for(
-                    {p.prompt_id for p in everything}, _LAST_ROWS_SECONDS
-                )
-    return {
-        path: collector.write(
-            Target(path=path, labels={p.prompt_id: p.labels for p in prompts})
-        )
+    targets = [
+        Target(path=path, labels={p.prompt_id: p.labels for p in prompts})
         for path, prompts in jobs.items()
-    }
+    ]
+    with (
+        Collector(targets) as collector,
+        tempfile.TemporaryDirectory(prefix="innerwatch-") as folder,
+        collecting(Path(folder) / "collect.sock", collector) as address,
+    ):
+        server = VLLMServer(
+            model,
+            capture={
+                "hook_points": hook_points,
+                "mode": "activations",
+                "address": address,
+            },
+            log=log,
+            arguments=["--no-enable-prefix-caching", *vllm_arguments],
+        )
+        with server:
+            with progress_bar("starting vLLM", None, not is_quiet) as advance:
+                server.wait_until_ready(lambda: advance(0))
+            with progress_bar("prompts", len(everything), not is_quiet) as advance:
+                server.chat_all(
+                    everything,
+                    max_tokens=max_tokens,
+                    concurrency=concurrency,
+                    on_answer=lambda *_: advance(1),
+                )
+            collector.wait(_LAST_ROWS_SECONDS)
+        return collector.finish()

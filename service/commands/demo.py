@@ -3,6 +3,8 @@
 import argparse
 from pathlib import Path
 
+from service.cli import check_positive
+
 
 def add_parser(
     subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]",
@@ -28,6 +30,8 @@ def add_parser(
 
 def run(args: argparse.Namespace) -> int:
     """Run the demo; 1 if coverage is below 100 % or a behaviour went unseen."""
+    check_positive("--requests", args.requests)
+    check_positive("--concurrency", args.concurrency)
     # vLLM's client, gRPC and the rest take a moment to import.
     from service.demo.run import Demo
 

@@ -3,8 +3,14 @@
 import argparse
 import json
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+from service.cli import UsageError
 from service.progress import progress_bar
+
+if TYPE_CHECKING:  # Fitting needs scikit-learn, ``--help`` does not.
+    from probes.bundle import Bundle
+    from probes.dataset import Dataset
 
 
 def add_parser(
@@ -31,13 +37,15 @@ def run(args: argparse.Namespace) -> int:
     """Fit, save, and print what was made."""
     from probes.bundle import save_bundle
     from probes.dataset import load_dataset
-    from probes.fit.recipe import fit_bundle
 
-    fit, calibration = load_dataset(args.fit), load_dataset(args.calibration)
-    with progress_bar("fitting", None, not args.json) as advance:
-        bundle = fit_bundle(
-            args.recipe, fit, calibration, progress=lambda *_: advance(0)
-        )
+    if args.out.exists():
+        raise UsageError(f"--out: expected no such folder, found {args.out}")
+    bundle = fit_shown(
+        args.recipe,
+        load_dataset(args.fit, is_verified=True),
+        load_dataset(args.calibration, is_verified=True),
+        is_shown=not args.json,
+    )
     save_bundle(args.out, bundle)
     made = {
         "path": str(args.out),
@@ -56,11 +64,35 @@ def run(args: argparse.Namespace) -> int:
     if args.json:
         print(json.dumps(made))
         return 0
-    print(f"{args.out}: {bundle.name} {bundle.version}, digest {bundle.digest[:12]}")
+    print(f"{args.out}: {bundle.name} {bundle.version}")
     for detector in bundle.detectors:
         calibration_of = bundle.calibrations[detector.name]
         print(
             f"  {detector.name:<16} threshold {calibration_of.threshold:10.3f}  "
             f"alpha {calibration_of.alpha:.4f}  on {calibration_of.n_benign} requests"
         )
+    print(f"for monitor.toml:\n\n{detectors_section(args.out, bundle.digest)}", end="")
     return 0
+
+
+def fit_shown(
+    recipe: Path, fit: "Dataset", calibration: "Dataset", *, is_shown: bool
+) -> "Bundle":
+    """As `probes.fit.recipe.fit_bundle`, with a bar of the steps done."""
+    from probes.fit.plan import load_recipe
+    from probes.fit.recipe import fit_bundle, n_steps
+
+    with progress_bar("fitting", n_steps(load_recipe(recipe)), is_shown) as advance:
+        return fit_bundle(
+            recipe,
+            fit,
+            calibration,
+            progress=lambda done, *_: advance(1 if done else 0),
+        )
+
+
+def detectors_section(bundle: Path, digest: str) -> str:
+    """Return monitor.toml's section that takes the bundle with *digest* only."""
+    # A JSON string without escaped letters is a TOML string.
+    path = json.dumps(str(bundle.resolve()), ensure_ascii=False)
+    return f'[detectors]\nbundle = {path}\ndigest = "{digest}"\n'

@@ -7,11 +7,13 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from service.cli import UsageError
+from service.cli import UsageError, check_positive
 from service.commands.client import TIMEOUT_SECONDS, add_address, connect
 
 if TYPE_CHECKING:  # protobuf is not needed for ``--help``.
     from service.rpc.innerwatch.v1 import innerwatch_pb2 as pb
+
+_MAX_FLAG_ID = 2**63 - 1  # SQLite's largest integer, and within the wire's uint64.
 
 
 def add_parser(
@@ -43,8 +45,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _list(args: argparse.Namespace) -> None:
-    if args.limit < 1:
-        raise UsageError(f"--limit: expected 1 or more, got {args.limit}")
+    check_positive("--limit", args.limit)
     flags = _fetch_flags(args)
     if args.json:
         print(json.dumps([_facts(flag) for flag in flags]))
@@ -54,8 +55,9 @@ def _list(args: argparse.Namespace) -> None:
 
 
 def _show(args: argparse.Namespace) -> None:
-    if args.flag_id < 1:
-        raise UsageError(f"flag_id: expected 1 or more, got {args.flag_id}")
+    check_positive("flag_id", args.flag_id)
+    if args.flag_id > _MAX_FLAG_ID:
+        raise UsageError(f"flag {args.flag_id}: there is none")
     found = _fetch_flag(args)
     scores = array("f", found.scores).tolist()
     token_ids = array("i", found.token_ids).tolist()

@@ -4,30 +4,23 @@ import json
 import os
 import runpy
 import shutil
-import signal
-import subprocess
 import sys
 import time
 import tomllib
-from collections import Counter
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import grpc
-
 from probes.bundle import save_bundle
 from probes.dataset import load_dataset
-from probes.fit.recipe import fit_bundle
 from service.commands.collect import collect
-from service.demo.result import BENIGN, DemoResult, count_flags, table
+from service.commands.fit import fit_shown
+from service.demo.daemon import Daemon, DemoError, listen_address, monitor_toml
+from service.demo.result import BENIGN, DemoResult, table
 from service.progress import progress_bar
-from service.rpc.innerwatch.v1 import innerwatch_pb2 as pb
-from service.rpc.innerwatch.v1 import innerwatch_pb2_grpc as pb_grpc
 from service.serving import Prompt, VLLMServer, free_port
 
-HOOK_POINTS = ["blocks.2.hook_resid_post"]
+HOOK_POINTS = ["blocks.1.hook_resid_post"]
 VLLM_ARGUMENTS = [
     "--dtype=float32",
     "--max-model-len=1024",
@@ -38,11 +31,7 @@ VLLM_ARGUMENTS = [
 ]
 MAX_TOKENS = 24
 _MIX = {"backdoor": 0.1, "sabotage": 0.1, "payload": 0.1, BENIGN: 0.7}
-_DAEMON_SECONDS = 60
-
-
-class DemoError(RuntimeError):
-    """The demo could not be run to its end."""
+_MARKER = ".innerwatch-demo"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,7 +42,8 @@ class Demo:
     Attributes:
         folder: ``deploy/demo``: the organism and the recipe.
 
-        work: Made anew: data sets, bundle, record and logs.
+        work: Made anew: data sets, bundle, record and logs. Absent, empty, or made
+            by an earlier demo.
 
         n_requests: To send.
 
@@ -77,30 +67,54 @@ class Demo:
 
         Raises:
             ServingError: vLLM did not start or answer.
-            DemoError: The daemon did not get what vLLM served.
+            DemoError: *work* cannot be used, or the daemon did not get what vLLM
+                served.
         """
+        listen = listen_address(self.work)
         if not (self.model / "config.json").is_file():
             raise DemoError(
                 f"{self.model}: expected the model organism, found none; run this in "
                 f"a checkout of innerwatch"
             )
         began = time.monotonic()
-        shutil.rmtree(self.work, ignore_errors=True)
-        self.work.mkdir(parents=True)
-        self.make_bundle()
-        result = self._watch()
+        self.clear_work()
+        result = self._watch(listen, self.make_bundle())
         self._print(result, time.monotonic() - began)
         for problem in result.failures():
             print(f"innerwatch: {problem}", file=sys.stderr)
         return 1 if result.failures() else 0
+
+    def clear_work(self) -> None:
+        """
+        Make *work* an empty folder, marked as a demo's.
+
+        Raises:
+            DemoError: It holds what no demo made. Nothing was removed.
+        """
+        if self.work.exists() and not self.work.is_dir():
+            raise DemoError(f"{self.work}: expected a folder, found a file")
+        if self.work.is_dir() and any(self.work.iterdir()):
+            if not (self.work / _MARKER).is_file():
+                raise DemoError(
+                    f"{self.work}: expected a folder that is empty or that a demo "
+                    f"made, found other files; nothing was removed"
+                )
+            shutil.rmtree(self.work)
+        self.work.mkdir(parents=True, exist_ok=True)
+        (self.work / _MARKER).write_text("innerwatch demo removes this folder.\n")
 
     @property
     def model(self) -> Path:
         """The organism's Hugging Face folder."""
         return self.folder / "organism" / "model"
 
-    def make_bundle(self) -> None:
-        """Collect activations through vLLM and fit the recipe: ``work/bundle``."""
+    def make_bundle(self) -> str:
+        """
+        Collect activations through vLLM and fit the recipe: ``work/bundle``.
+
+        Returns:
+            The bundle's digest.
+        """
         even = dict.fromkeys(_MIX, 0.2) | {BENIGN: 0.4}
         collect(
             model=str(self.model),
@@ -117,25 +131,20 @@ class Demo:
             log=self.work / "collect.log",
             is_quiet=self.is_json,
         )
-        with progress_bar("fitting", None, not self.is_json) as advance:
-            bundle = fit_bundle(
-                self.folder / "recipe.toml",
-                load_dataset(self.work / "fit"),
-                load_dataset(self.work / "calibration"),
-                progress=lambda *_: advance(0),
-            )
-        save_bundle(self.work / "bundle", bundle)
+        bundle = fit_shown(
+            self.folder / "recipe.toml",
+            load_dataset(self.work / "fit"),
+            load_dataset(self.work / "calibration"),
+            is_shown=not self.is_json,
+        )
+        return save_bundle(self.work / "bundle", bundle)
 
-    def _watch(self) -> DemoResult:
+    def _watch(self, listen: str, digest: str) -> DemoResult:
         """Serve under the daemon, send the demo's requests, and count."""
         prompts = self.prompts("demo", self.n_requests, _MIX)
         metrics_port = free_port()
-        listen = f"unix:{self.work}/innerwatch.sock"
         (self.work / "monitor.toml").write_text(
-            f'[daemon]\nlisten = "{listen}"\n\n'
-            f"[metrics]\nport = {metrics_port}\n\n"
-            f'[detectors]\nbundle = "bundle"\n\n'
-            f'[audit]\ndirectory = "audit"\ntoken_ids = "ids"\n'
+            monitor_toml(listen, metrics_port, digest)
         )
         server = VLLMServer(
             str(self.model),
@@ -144,16 +153,10 @@ class Demo:
             arguments=VLLM_ARGUMENTS,
             is_left_running=self.is_kept,
         )
-        daemon = start_daemon(self.work)
-        is_done = False
-        try:
-            with server, grpc.insecure_channel(listen) as channel:
-                result = self._serve(server, channel, prompts)
-                is_done = True
-        finally:
-            if not (self.is_kept and is_done):
-                daemon.send_signal(signal.SIGTERM)
-                daemon.wait(30)
+        with Daemon(self.work, listen, is_left_running=self.is_kept) as daemon:
+            daemon.wait_for(lambda _: True, "the daemon did not start")
+            with server:
+                result = self._serve(server, daemon, prompts)
         if not self.is_json:
             print(
                 f"\nmetrics    http://127.0.0.1:{metrics_port}/metrics (with --keep)\n"
@@ -170,12 +173,12 @@ class Demo:
         return result
 
     def _serve(
-        self, server: VLLMServer, channel: grpc.Channel, prompts: list[Prompt]
+        self, server: VLLMServer, daemon: Daemon, prompts: list[Prompt]
     ) -> DemoResult:
         is_shown = not self.is_json
         with progress_bar("starting vLLM", None, is_shown) as advance:
             server.wait_until_ready(lambda: advance(0))
-        wait_for(channel, lambda s: s.state != "waiting", "no engine connected")
+        daemon.wait_for(lambda s: s.state != "waiting", "no engine connected")
         with progress_bar("requests", len(prompts), is_shown) as advance:
             server.chat_all(
                 prompts,
@@ -183,12 +186,11 @@ class Demo:
                 concurrency=self.concurrency,
                 on_answer=lambda *_: advance(1),
             )
-        wait_for(
-            channel,
+        daemon.wait_for(
             lambda s: sum(s.n_requests.values()) >= len(prompts),
             "not every request ended",
         )
-        return read_result(channel, prompts)
+        return daemon.result(prompts)
 
     def prompts(self, split: str, n: int, mix: dict[str, float]) -> list[Prompt]:
         """Make *n* prompts of the organism's *split*; labels hold the behaviour."""
@@ -219,60 +221,3 @@ class Demo:
             )
         else:
             print(f"\n{table(result)}\ntook       {seconds:.0f} s")
-
-
-def start_daemon(work: Path) -> "subprocess.Popen[bytes]":
-    """Start `innerwatch serve` on ``work/monitor.toml``; its log is ``daemon.log``."""
-    with (work / "daemon.log").open("wb") as log:
-        return subprocess.Popen(
-            [
-                sys.executable,
-                "-m",
-                "service.cli",
-                "serve",
-                "--config",
-                str(work / "monitor.toml"),
-            ],
-            stdout=log,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-        )
-
-
-def wait_for(
-    channel: grpc.Channel, is_reached: Callable[[pb.StatusResponse], bool], problem: str
-) -> None:
-    """
-    Wait until the daemon's status satisfies *is_reached*.
-
-    Raises:
-        DemoError: It did not within a minute.
-    """
-    stub = pb_grpc.ControlStub(channel)
-    deadline = time.monotonic() + _DAEMON_SECONDS
-    while True:
-        status = stub.Status(pb.StatusRequest(), timeout=10, wait_for_ready=True)
-        if is_reached(status):
-            return
-        if time.monotonic() > deadline:
-            raise DemoError(f"after {_DAEMON_SECONDS} s: {problem}; status: {status}")
-        time.sleep(0.1)
-
-
-def read_result(channel: grpc.Channel, prompts: list[Prompt]) -> DemoResult:
-    """Ask the daemon what it saw and flagged."""
-    status = pb_grpc.ControlStub(channel).Status(pb.StatusRequest())
-    flags = pb_grpc.AuditStub(channel).ListFlags(pb.ListFlagsRequest(limit=100_000))
-    behaviours = {p.prompt_id: str(p.labels["behaviour"]) for p in prompts}
-    return DemoResult(
-        planted=Counter(behaviours.values()),
-        flagged=count_flags(
-            ((f.request_id, f.detector) for f in flags.flags),
-            behaviours,
-            sorted(status.n_flags),
-        ),
-        n_tokens_expected=status.n_tokens_expected,
-        n_tokens_scored=status.n_tokens_scored,
-        n_tokens_lost=dict(status.n_tokens_lost),
-        n_requests=dict(status.n_requests),
-    )

@@ -9,7 +9,6 @@ which nothing was chosen on.
 
 import argparse
 import json
-import shutil
 from pathlib import Path
 
 import numpy as np
@@ -32,7 +31,6 @@ def main() -> None:
     parser.add_argument("--work", type=Path, default=Path("build/detection"))
     parser.add_argument("--n", type=int, default=600, help="held-out prompts")
     args = parser.parse_args()
-    shutil.rmtree(args.work, ignore_errors=True)
     demo = Demo(
         folder=ROOT / "deploy" / "demo",
         work=args.work.resolve(),
@@ -41,7 +39,7 @@ def main() -> None:
         is_kept=False,
         is_json=False,
     )
-    demo.work.mkdir(parents=True)
+    demo.clear_work()
     demo.make_bundle()
     heldout = demo.work / "heldout"
     collect(

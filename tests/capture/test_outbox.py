@@ -1,5 +1,6 @@
 import dataclasses
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -7,7 +8,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.capture.messages import gap_message, step_message
+from service.capture.messages import fill_batch, gap_message
 from service.capture.outbox import Loss, Outbox
 from service.capture.rows import Rows
 from service.capture.step import Step
@@ -38,6 +39,13 @@ def make_step(number: int, first: int = 0, n_rows: int = 3, width: int = 2) -> S
     )
 
 
+def message_of(step: Step) -> pb.StepBatch:
+    """Return *step* on the wire."""
+    message = pb.StepBatch()
+    fill_batch(message, step, (HOOK_POINT,))
+    return message
+
+
 def make_silent_step(number: int) -> Step:
     """Return a step with one row that no tap wrote."""
     norms = torch.ones(1, 3)
@@ -48,12 +56,13 @@ def make_silent_step(number: int) -> Step:
 def test_a_loss_stays_between_its_neighbours() -> None:
     """The daemon hears of a loss where it happened in the order of steps."""
     outbox = Outbox(1 << 20)
+    stream = outbox.begin_stream()
     outbox.put(make_step(1), FULL)
     outbox.lose(make_step(2, first=3), pb.LOSS_REASON_BUFFER_FULL)
     outbox.lose(make_step(3, first=6), pb.LOSS_REASON_BUFFER_FULL)
     outbox.put(make_step(4, first=9), FULL)
 
-    entries = [outbox.next_entry(10, 0) for _ in range(4)]
+    entries = [outbox.next_entry(stream, 10, 0) for _ in range(4)]
 
     assert isinstance(entries[0], Step)
     assert isinstance(entries[2], Step)
@@ -69,11 +78,12 @@ def test_a_loss_stays_between_its_neighbours() -> None:
 def test_a_long_loss_names_so_many_and_counts_the_rest() -> None:
     """An outage of any length takes bounded memory, and loses no count."""
     outbox = Outbox(1 << 20)
+    stream = outbox.begin_stream()
     for number in range(1, 40_001):
         ends = dataclasses.replace(make_step(number), finished=(f"r{number}",))
         outbox.lose(ends, pb.LOSS_REASON_DISCONNECTED)
 
-    loss = outbox.next_entry(10, 0)
+    loss = outbox.next_entry(stream, 10, 0)
 
     assert isinstance(loss, Loss)
     assert (40_000, 120_000) == (loss.n_finished, loss.n_tokens)
@@ -83,11 +93,13 @@ def test_a_long_loss_names_so_many_and_counts_the_rest() -> None:
 def test_ends_without_rows_take_bounded_memory() -> None:
     """Beyond the limit they are one loss that names them."""
     outbox = Outbox(8 << 10)
+    stream = outbox.begin_stream()
     for number in range(1, 101):
         end = dataclasses.replace(
             make_step(number),
             n_rows_expected=0,
             rows=None,
+            facts=(),
             values=None,
             squared_norms=None,
             token_ids=None,
@@ -95,12 +107,12 @@ def test_ends_without_rows_take_bounded_memory() -> None:
         )
         outbox.put(end, FULL)
 
-    entries = [outbox.next_entry(1000, 0) for _ in range(9)]
+    entries = [outbox.next_entry(stream, 1000, 0) for _ in range(9)]
 
     assert [f"r{i}" for i in range(9, 101)] == next(
         entry.finished for entry in entries if isinstance(entry, Loss)
     )
-    assert outbox.next_entry(1000, 0) is None
+    assert outbox.next_entry(stream, 1000, 0) is None
 
 
 def test_a_step_too_large_for_a_message_travels_in_parts() -> None:
@@ -124,7 +136,7 @@ def test_a_step_too_large_for_a_message_travels_in_parts() -> None:
         finished=("z",),
     )
 
-    parts = [step_message(part, (HOOK_POINT,)) for part in step.in_parts(3)]
+    parts = [message_of(part) for part in step.in_parts(3)]
 
     assert [7, 8, 9] == [part.step for part in parts]
     assert [3, 3, 2] == [part.n_rows_expected for part in parts]
@@ -146,13 +158,14 @@ def test_a_silent_tap_shows_in_the_step() -> None:
 def test_a_loss_that_was_sent_is_not_changed() -> None:
     """What is lost after a gap went out is a gap of its own."""
     outbox = Outbox(1 << 20)
+    stream = outbox.begin_stream()
     outbox.lose(make_step(1), pb.LOSS_REASON_DISCONNECTED)
-    sent = outbox.next_entry(10, 0)
+    sent = outbox.next_entry(stream, 10, 0)
     outbox.lose(make_step(2, first=3), pb.LOSS_REASON_DISCONNECTED)
 
     assert isinstance(sent, Loss)
     assert 3 == sent.n_tokens
-    following = outbox.next_entry(10, 0)
+    following = outbox.next_entry(stream, 10, 0)
     assert isinstance(following, Loss)
     assert following is not sent
 
@@ -160,10 +173,11 @@ def test_a_loss_that_was_sent_is_not_changed() -> None:
 def test_recomputed_ranges_are_listed_apart() -> None:
     """Positions lost twice, after a preemption, are two ranges, not a wrong one."""
     outbox = Outbox(1 << 20)
+    stream = outbox.begin_stream()
     outbox.lose(make_step(1, first=0), pb.LOSS_REASON_DISCONNECTED)
     outbox.lose(make_step(2, first=0), pb.LOSS_REASON_DISCONNECTED)
 
-    loss = outbox.next_entry(10, 0)
+    loss = outbox.next_entry(stream, 10, 0)
 
     assert isinstance(loss, Loss)
     ranges = [(r.first_position, r.n_tokens) for r in gap_message(loss).lost]
@@ -174,14 +188,33 @@ def test_room_comes_back_when_the_daemon_acknowledges() -> None:
     """The limit counts what is unacknowledged, sent or not."""
     step = make_step(1)
     outbox = Outbox(step.n_bytes)
+    stream = outbox.begin_stream()
     outbox.put(step, FULL)
     assert not outbox.has_room(1)
-    outbox.next_entry(10, 0)
+    outbox.next_entry(stream, 10, 0)
     assert not outbox.has_room(1)
 
-    outbox.acknowledge(1)
+    outbox.acknowledge(stream)
 
     assert outbox.has_room(step.n_bytes)
+    assert outbox.is_empty()
+
+
+def test_a_stream_that_ended_takes_nothing_from_the_next() -> None:
+    """A reader that still waits when its connection is gone gets no entry."""
+    outbox = Outbox(1 << 20)
+    old = outbox.begin_stream()
+    with ThreadPoolExecutor(1) as pool:
+        waiting = pool.submit(outbox.next_entry, old, 10, 5.0)
+        new = outbox.begin_stream()
+        outbox.put(make_step(1), FULL)
+
+        assert waiting.result() is None
+    entry = outbox.next_entry(new, 10, 0)
+    assert isinstance(entry, Step)
+    outbox.acknowledge(old)
+    assert not outbox.is_empty()
+    outbox.acknowledge(new)
     assert outbox.is_empty()
 
 
@@ -189,6 +222,7 @@ def test_room_comes_back_when_the_daemon_acknowledges() -> None:
 def test_nothing_leaves_unacknowledged(actions: list[str]) -> None:
     """Whatever connections do, each row is acknowledged once and in order."""
     outbox = Outbox(1 << 30)
+    stream = outbox.begin_stream()
     n_made = n_sent = 0
     acknowledged: list[int] = []
     sent: list[list[int]] = []
@@ -200,7 +234,10 @@ def test_nothing_leaves_unacknowledged(actions: list[str]) -> None:
                 outbox.put(step, FULL)
             else:
                 outbox.lose(step, pb.LOSS_REASON_BUFFER_FULL)
-        elif action == "send" and (entry := outbox.next_entry(1000, 0)) is not None:
+        elif (
+            action == "send"
+            and (entry := outbox.next_entry(stream, 1000, 0)) is not None
+        ):
             steps = [entry.step] if isinstance(entry, Step) else []
             if isinstance(entry, Loss):
                 steps = list(range(entry.first_step, entry.last_step + 1))
@@ -208,11 +245,11 @@ def test_nothing_leaves_unacknowledged(actions: list[str]) -> None:
             n_sent += 1
         elif action == "ack" and sent:
             acknowledged += sent.pop(0)
-            outbox.acknowledge(1)
+            outbox.acknowledge(stream)
         elif action == "rewind":
             sent.clear()
-            outbox.rewind()
-    while (entry := outbox.next_entry(1000, 0)) is not None:
+            stream = outbox.begin_stream()
+    while (entry := outbox.next_entry(stream, 1000, 0)) is not None:
         if isinstance(entry, Loss):
             sent.append(list(range(entry.first_step, entry.last_step + 1)))
         else:
@@ -225,7 +262,7 @@ def test_nothing_leaves_unacknowledged(actions: list[str]) -> None:
 
 def test_a_step_becomes_a_message_with_its_rows() -> None:
     """Values, norms, tokens and the layout arrive on the wire as captured."""
-    message = step_message(make_step(5, first=7), (HOOK_POINT,))
+    message = message_of(make_step(5, first=7))
 
     assert (5, "digest", 3) == (
         message.step,

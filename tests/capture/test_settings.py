@@ -26,6 +26,13 @@ def test_settings_survive_vllms_configuration() -> None:
         ({"hook_points": "blocks.1.hook_resid_post"}, "expected a list"),
         ({"hook_points": ["model.layers.3"]}, "got 'model.layers.3'"),
         ({"hook_points": [HOOK_POINT] * 2}, "expected each once"),
+        (
+            {"hook_points": ["blocks.1.hook_resid_post", "blocks.01.hook_resid_post"]},
+            "expected each once",
+        ),
+        ({"hook_points": [HOOK_POINT], "address": 5}, "innerwatch.address: expected"),
+        ({"hook_points": [HOOK_POINT], "address": "/run/x.sock"}, "got '/run/x.sock'"),
+        ({"hook_points": [HOOK_POINT], "k_max": True}, "innerwatch.k_max: expected"),
         ({"hook_points": [HOOK_POINT], "mode": "raw"}, "innerwatch.mode: expected"),
         ({"hook_points": [HOOK_POINT], "k_max": 0}, "innerwatch.k_max: expected"),
         ({"hook_points": [HOOK_POINT], "abi": ABI + 1}, "innerwatch.abi: this plugin"),

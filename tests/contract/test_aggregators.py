@@ -24,6 +24,8 @@ AGGREGATORS: list[Aggregator] = [
     EMAMax(),
     EMAMax(alpha=0.05),
     EMAMax(alpha=1.0),
+    Max(tokens="answer"),
+    EMAMax(alpha=0.25, tokens="answer"),
 ]
 each = pytest.mark.parametrize("aggregator", AGGREGATORS, ids=repr)
 

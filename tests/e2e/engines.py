@@ -40,7 +40,7 @@ class Recorder(Receiver):
         self.hellos.append(request)
         return pb.HelloResponse(bank=self.bank)
 
-    def on_batch(self, batch: StepBatch) -> None:
+    def on_batch(self, batch: StepBatch, n_rows_expected: int) -> None:
         self.batches.append(batch)
 
     def on_gap(self, gap: pb.Gap) -> None:

@@ -3,6 +3,7 @@
 import json
 import signal
 import threading
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
@@ -150,17 +151,17 @@ def test_a_stopped_daemon_stops_nobody(
     """
     SIGSTOP in traffic: all requests answer the same; after SIGCONT it catches up.
     """
-    before = daemon.status()
-    daemon.signal(signal.SIGSTOP)
-    try:
-        assert reference == send(server, "stopped")
-    finally:
-        daemon.signal(signal.SIGCONT)
+    before = sum(daemon.status().n_requests.values())
+    with ThreadPoolExecutor(1) as pool:
+        answers = pool.submit(send, server, "stopped")
+        daemon.wait_for(lambda s: sum(s.n_requests.values()) > before, 30)
+        daemon.signal(signal.SIGSTOP)
+        try:
+            assert reference == answers.result()
+        finally:
+            daemon.signal(signal.SIGCONT)
 
-    status = daemon.wait_for(
-        lambda s: sum(s.n_requests.values()) >= sum(before.n_requests.values()) + 48,
-        30,
-    )
+    status = daemon.wait_for(lambda s: sum(s.n_requests.values()) >= before + 48, 30)
     lost = sum(status.n_tokens_lost.values())
     assert status.n_tokens_expected == status.n_tokens_scored + lost
 
@@ -173,12 +174,14 @@ def test_a_killed_daemon_harms_nobody_and_comes_back(
     of a restart, the gap is on record, and no request cut in two counts as scanned.
     """
     before = sum(daemon.status().n_requests.values())
+    n_gaps = len(daemon.audit("gaps"))
     is_enough = threading.Event()
     with ThreadPoolExecutor(1) as pool:
         answers = pool.submit(send_until, server, "killed", is_enough)
         try:
             daemon.wait_for(lambda s: sum(s.n_requests.values()) > before + 8, 30)
             daemon.signal(signal.SIGKILL)
+            killed_at = time.time()
             daemon.start()
             daemon.status()
             resumed = daemon.wait_for(lambda s: s.last_batch_at > 0, 5)
@@ -190,7 +193,10 @@ def test_a_killed_daemon_harms_nobody_and_comes_back(
     assert "blind" != resumed.state
     lost = sum(finished.n_tokens_lost.values())
     assert finished.n_tokens_expected == finished.n_tokens_scored + lost
-    assert daemon.audit("gaps")
+    down = [g for g in daemon.audit("gaps")[n_gaps:] if g["engine"] == ""]
+    assert len(down) == 1
+    assert float(str(down[0]["began_at"])) <= killed_at
+    assert killed_at <= float(str(down[0]["ended_at"]))
     for row in daemon.audit("requests"):
         if row["verdict"] == "scanned":
             assert 0 == sum(json.loads(str(row["n_tokens_lost"])).values())

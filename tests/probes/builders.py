@@ -111,7 +111,8 @@ def write_dataset(
     path: Path, *, n_requests: int = 60, seed: int = 0, shift: float = 4.0
 ) -> None:
     """
-    Requests of 4 to 20 tokens; in every third, a few completion tokens move.
+    Requests of 8 to 19 tokens, others for each *seed*; in every third, a few
+    completion tokens move.
 
     Those carry ``behaviour = "backdoor"``; the others ``behaviour = "none"``.
     """
@@ -125,9 +126,9 @@ def write_dataset(
             if is_planted:
                 rows[-3:] += np.float32(shift) * direction
             writer.append(
-                f"request-{index}",
+                f"request-{seed}-{index}",
                 {HOOK_POINT: rows},
-                np.arange(n_tokens, dtype=np.int32),
+                rng.integers(0, 1 << 20, n_tokens).astype(np.int32),
                 np.arange(n_tokens, dtype=np.int32),
                 n_prompt_tokens=4,
                 labels={"behaviour": "backdoor" if is_planted else "none"},

@@ -174,6 +174,7 @@ EDITS: list[tuple[str, Edit]] = [
     (r"detectors\[0\]\.family", lambda d: _detector(d, 0).update(family="mlp")),
     (r"detectors\[0\]\.bias", lambda d: _detector(d, 0).update(bias="0")),
     (r"finite", lambda d: _detector(d, 0).update(bias=1e300)),
+    (r"bias: expected a finite", lambda d: _detector(d, 0).update(bias=10**400)),
     (r"detectors\[0\]\.more", lambda d: _detector(d, 0).update(more=1)),
     (
         r"detectors\[0\]\.weight: expected an array other/weight",
@@ -185,6 +186,16 @@ EDITS: list[tuple[str, Edit]] = [
     (
         r"calibrations\.linear: alpha",
         lambda d: _table(_table(d, "calibrations"), "linear").update(alpha=0),
+    ),
+    (
+        r"linear\.threshold: expected a finite",
+        lambda d: _table(_table(d, "calibrations"), "linear").update(threshold=10**400),
+    ),
+    (
+        r"alpha: expected a finite",
+        lambda d: _detector(d, 0).update(
+            aggregator={"name": "ema_max", "alpha": -(10**400)}
+        ),
     ),
 ]
 

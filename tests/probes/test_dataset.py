@@ -169,6 +169,25 @@ def test_changed_number_is_found_by_verification(tmp_path: Path) -> None:
         load_dataset(tmp_path, is_verified=True)
 
 
+@pytest.mark.parametrize("name", [f"{HOOK_POINT}.npy", "requests.jsonl"])
+def test_a_file_without_a_digest_is_not_verified(tmp_path: Path, name: str) -> None:
+    """
+    Verification demands a digest of every file, and a file for every digest.
+    """
+    write_dataset(tmp_path)
+    data = json.loads((tmp_path / "dataset.json").read_bytes())
+    digest = data["files_sha256"].pop(name)
+    for changed in (
+        data["files_sha256"],
+        data["files_sha256"] | {name: digest, "x": 1},
+    ):
+        text = json.dumps(data | {"files_sha256": changed})
+        (tmp_path / "dataset.json").write_text(text)
+
+        with pytest.raises(ArtifactError, match=r"files_sha256\."):
+            load_dataset(tmp_path, is_verified=True)
+
+
 def test_unknown_key_is_refused(tmp_path: Path) -> None:
     """
     A key that this version does not know is refused, not ignored.

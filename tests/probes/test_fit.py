@@ -20,7 +20,15 @@ require_sklearn()
 from sklearn.covariance import LedoitWolf
 from sklearn.metrics import roc_auc_score
 
-from probes import ArtifactError, Dataset, Max, RecipeError, load_dataset, score
+from probes import (
+    ArtifactError,
+    Dataset,
+    DatasetWriter,
+    Max,
+    RecipeError,
+    load_dataset,
+    score,
+)
 from probes import save_bundle as save
 from probes.fit.evaluate import auroc, request_statistics
 from probes.fit.logistic import LogisticOptions, fit_logistic
@@ -170,6 +178,82 @@ def test_calibrating_on_the_fitted_requests_is_refused(
         fit_bundle(folder / "recipe.toml", fit, fit)
 
 
+def copy_dataset(
+    source: Dataset, path: Path, *, name: str = "other", token_ids: str = "other"
+) -> Dataset:
+    """Ten requests of *source*, ids and tokens either the "same" or "other" ones."""
+    d_model = source.identity.d_model
+    with DatasetWriter(path, source.identity, [HOOK_POINT], d_model) as writer:
+        for index, request in enumerate(source.requests[:10]):
+            rows = source.rows_of(index)
+            tokens = source.token_ids[rows]
+            changed = {"same": tokens, "other": tokens + 1, "unknown": tokens * 0 - 1}
+            writer.append(
+                request.request_id if name == "same" else f"other-{index}",
+                {HOOK_POINT: source.activations[HOOK_POINT][rows]},
+                changed[token_ids],
+                source.positions[rows],
+                request.n_prompt_tokens,
+                request.labels,
+            )
+    return load_dataset(path)
+
+
+@pytest.mark.parametrize(
+    ("changes", "match"),
+    [
+        ({"name": "same"}, "'request-1-0' in both"),
+        ({"token_ids": "same"}, "the tokens of 'request-1-0' again in 'other-0'"),
+    ],
+)
+def test_a_request_in_both_data_sets_is_refused(
+    folder: Path, fit: Dataset, tmp_path: Path, changes: dict[str, str], match: str
+) -> None:
+    """
+    The promise needs requests that were not fitted on: neither their ids nor tokens.
+    """
+    calibration = copy_dataset(fit, tmp_path / "x", **changes)
+
+    with pytest.raises(ArtifactError, match=match) as caught:
+        fit_bundle(folder / "recipe.toml", fit, calibration)
+
+    assert "\n" not in str(caught.value)
+
+
+def test_unknown_tokens_are_not_the_same_tokens(
+    folder: Path, fit: Dataset, tmp_path: Path
+) -> None:
+    """
+    Requests whose tokens nobody sent are told apart by their ids alone.
+    """
+    one, other = (
+        copy_dataset(fit, tmp_path / kind, name=kind, token_ids="unknown")
+        for kind in ("same", "other")
+    )
+
+    with pytest.raises(RecipeError, match="benign requests"):  # ten are too few
+        fit_bundle(folder / "recipe.toml", one, other)
+
+
+@pytest.mark.parametrize("key", ["", 'model_name = "llama"'])
+def test_an_sae_of_another_model_is_refused(
+    folder: Path, fit: Dataset, calibration: Dataset, tmp_path: Path, key: str
+) -> None:
+    """
+    An SAE of the right width is refused unless the recipe says that its model is ours.
+    """
+    cfg: dict[str, object] = {"hook_name": HOOK_POINT, "model_name": "gpt2-small"}
+    write_sae(tmp_path / "sae", cfg)
+    recipe = tmp_path / "recipe.toml"
+
+    recipe.write_text(f"{RECIPE}\n{key}")
+    with pytest.raises(RecipeError, match=r"model_name: .*'gpt2-small'.*'tiny'"):
+        fit_bundle(recipe, fit, calibration)
+
+    recipe.write_text(f'{RECIPE}\nmodel_name = "gpt2-small"')
+    assert 3 == len(fit_bundle(recipe, fit, calibration).detectors)
+
+
 MISTAKES = [
     ("alpha = 0.1", "alpha = 1.5", r"recipe.toml: alpha: expected"),
     ("alpha = 0.1", "", r"recipe.toml: alpha: expected a number, found nothing"),
@@ -184,6 +268,8 @@ MISTAKES = [
     ("alpha = 0.5 }", "alpha = 5 }", r"detector\[0\]\.aggregator\.alpha"),
     ("alpha = 0.5 }", "beta = 5 }", r"detector\[0\]\.aggregator\.beta: unknown"),
     ("[3, 5]", "[3, 500]", r"detector\[2\]: .*features"),
+    ("[3, 5]", f"[3, 5]\nfeature_weights = [1, {10**400}]", r"feature_weights: found"),
+    ("alpha = 0.1", f"alpha = {10**400}", r"recipe.toml: alpha: expected a finite"),
     ("[3, 5]", "[true]", r"detector\[2\]\.features"),
     ('path = "sae"', 'path = "no"', r"detector\[2\]: .*cfg\.json"),
     ('equals = "backdoor"', 'equals = "x"', r"detector\[0\]: .*0 positive"),
@@ -229,7 +315,8 @@ def test_auroc_equals_scikit_learn() -> None:
     assert auroc(positive, negative) == pytest.approx(expected, abs=1e-12)
 
 
-def test_statistics_equal_the_plain_twin(fit: Dataset) -> None:
+@pytest.mark.parametrize("tokens", ["all", "answer"])
+def test_statistics_equal_the_plain_twin(fit: Dataset, tokens: str) -> None:
     """
     Scoring in groups gives each request what it gets by itself.
     """
@@ -238,7 +325,7 @@ def test_statistics_equal_the_plain_twin(fit: Dataset) -> None:
         name="m",
         hook_point=HOOK_POINT,
         benign=range(20),
-        aggregator=Max(),
+        aggregator=Max(tokens=tokens),
         rank=3,
         max_rows=50,
     )
@@ -246,7 +333,10 @@ def test_statistics_equal_the_plain_twin(fit: Dataset) -> None:
 
     expected = [
         detector.aggregator.aggregate(
-            score(detector, {HOOK_POINT: activations[fit.rows_of(index)]})
+            score(
+                detector,
+                {HOOK_POINT: activations[rows_of_tokens(fit, index, tokens)]},
+            )
         )
         for index in (5, 0, 7)
     ]
@@ -256,7 +346,8 @@ def test_statistics_equal_the_plain_twin(fit: Dataset) -> None:
 
 
 @pytest.mark.parametrize(
-    ("tokens", "expected"), [("all", 0), ("completion", 4), ("prompt_end", 3)]
+    ("tokens", "expected"),
+    [("all", 0), ("completion", 4), ("prompt_end", 3), ("answer", 3)],
 )
 def test_tokens_are_chosen_by_position(
     fit: Dataset, tokens: str, expected: int

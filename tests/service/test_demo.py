@@ -1,9 +1,21 @@
-"""What the demo counts and prints, and the ids it counts by."""
+"""What the demo counts and prints, what it erases, and how its daemon fails."""
 
+import time
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
 import pytest
 
+from monitor.records import Flag
+from service.config import load_config
+from service.daemon.audit.store import AuditStore, Entries
+from service.demo.daemon import Daemon, DemoError, listen_address, monitor_toml
 from service.demo.result import DemoResult, count_flags, table
+from service.demo.run import Demo
 from service.request_ids import client_id
+from service.serving import Prompt
+from tests.service.builders import Place, bundle, innerwatch, place
 
 
 @pytest.mark.parametrize(
@@ -63,3 +75,149 @@ def test_what_must_not_happen_is_a_failure(
     (failure,) = make_result(**changes).failures()
 
     assert message in failure
+
+
+def demo(work: Path) -> Demo:
+    """A demo in *work*, of an organism that is not there."""
+    return Demo(
+        folder=Path("/nowhere"),
+        work=work,
+        n_requests=1,
+        concurrency=1,
+        is_kept=False,
+        is_json=True,
+    )
+
+
+def test_a_folder_of_somebody_elses_is_left_alone(tmp_path: Path) -> None:
+    """
+    A folder that holds what no demo made is refused, and nothing in it is touched.
+    """
+    (tmp_path / "thesis.tex").write_text("years")
+
+    with pytest.raises(DemoError, match="nothing was removed"):
+        demo(tmp_path).clear_work()
+
+    assert ["thesis.tex"] == [path.name for path in tmp_path.iterdir()]
+
+
+def test_a_file_in_the_place_of_the_folder_is_left_alone(tmp_path: Path) -> None:
+    """
+    A file is no folder to work in.
+    """
+    (tmp_path / "x").write_text("years")
+
+    with pytest.raises(DemoError, match="found a file"):
+        demo(tmp_path / "x").clear_work()
+
+    assert "years" == (tmp_path / "x").read_text()
+
+
+def test_the_folder_of_an_earlier_demo_is_made_anew(tmp_path: Path) -> None:
+    """
+    Absent or empty, the folder is taken; what a demo left in it goes.
+    """
+    work = tmp_path / "a" / "demo"
+    demo(work).clear_work()
+    (work / "audit").mkdir()
+
+    demo(work).clear_work()
+
+    assert not (work / "audit").exists()
+    demo(work).clear_work()
+
+
+def test_a_folder_with_a_long_name_is_refused_first(tmp_path: Path) -> None:
+    """
+    Where no socket could be, nothing is started and nothing made.
+    """
+    work = tmp_path / ("x" * 100)
+
+    with pytest.raises(DemoError, match="under 108 bytes"):
+        demo(work).run()
+
+    assert not work.exists()
+
+
+@pytest.mark.parametrize("option", ["--requests", "--concurrency"])
+def test_no_requests_are_refused(option: str) -> None:
+    """
+    None at all, or none at a time, is said before anything starts.
+    """
+    result = innerwatch("demo", option, "0")
+
+    assert 2 == result.returncode
+    assert f"innerwatch: {option}: expected 1 or more, got 0\n" == result.stderr
+
+
+def configure(where: Place, digest: str) -> str:
+    """Write the demo's configuration; return the address that the daemon gets."""
+    listen = listen_address(where.folder)
+    where.config.write_text(monitor_toml(listen, 0, digest))
+    return listen
+
+
+def test_the_configuration_pins_the_bundle() -> None:
+    """
+    The daemon takes the bundle that the demo has just fitted, and no other.
+    """
+    with place() as where:
+        configure(where, "d" * 64)
+
+        assert "d" * 64 == load_config(where.config).bundle_digest
+
+
+def test_a_daemon_that_does_not_start_is_one_line() -> None:
+    """
+    The error has the last line of the daemon's log, and comes at once.
+    """
+    with place() as where:
+        listen = configure(where, "d" * 64)
+        began = time.monotonic()
+        with (
+            pytest.raises(
+                DemoError, match=r"status 2: .*bundle\.json: sha256"
+            ) as caught,
+            Daemon(where.folder, listen, is_left_running=False) as daemon,
+        ):
+            daemon.wait_for(lambda _: True, "no daemon")
+
+    assert "\n" not in str(caught.value)
+    assert time.monotonic() - began < 30
+
+
+def test_every_flag_is_counted() -> None:
+    """
+    More flags than the daemon lists in one answer are all in the result.
+    """
+    n = 10_001
+    flags = [
+        Flag(
+            engine="e",
+            request_id=f"chatcmpl-p{i}-0123abcd",
+            detector="max",
+            score=3.0,
+            threshold=2.0,
+            position=0,
+            bank_digest="",
+            scores=np.empty(0, dtype=np.float32),
+            token_ids=np.empty(0, dtype=np.int32),
+        )
+        for i in range(n)
+    ]
+    prompts = [
+        Prompt(prompt_id=f"p{i}", messages=[], labels={"behaviour": "x"})
+        for i in range(n)
+    ]
+    with place() as where:
+        listen = configure(where, bundle().digest)
+        store = AuditStore.open(
+            where.folder / "audit", token_ids="none", model="", bundle_digest=""
+        )
+        store.write(Entries(flags=flags), 1.0)
+        store.close()
+        with Daemon(where.folder, listen, is_left_running=False) as daemon:
+            result = daemon.result(prompts)
+
+    assert {"ema": {}, "max": {"x": n}, "mean": {}} == result.flagged
+    assert Counter(x=n) == result.planted

@@ -127,6 +127,11 @@ def _set_rows(**fields: object) -> Callable[[pb.StepBatch], None]:
     return change
 
 
+def _without_hook_points(message: pb.StepBatch) -> None:
+    del message.hook_points[:]
+    message.token_ids = b""
+
+
 @pytest.mark.parametrize(
     ("change", "where"),
     [
@@ -140,7 +145,10 @@ def _set_rows(**fields: object) -> Callable[[pb.StepBatch], None]:
         (lambda m: m.requests.add(request_id="a"), "requests"),
         (lambda m: m.requests.add(request_id=""), "requests"),
         (lambda m: m.requests.add(request_id="x" * 600), "requests"),
-        (lambda m: m.requests.add(request_id="c", n_rows=2**32 - 1), "values"),
+        (lambda m: m.requests.add(request_id="c", n_rows=7), "values"),
+        (lambda m: m.requests.add(request_id="c", n_rows=2**32 - 1), "4194304 rows"),
+        (_without_hook_points, "at one hook point or more"),
+        (lambda m: m.preempted.extend(["c", "c"]), "preempted"),
         (lambda m: m.finished.add(), "finished"),
     ],
 )

@@ -14,15 +14,8 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
-from tasks import (
-    BEHAVIOURS,
-    BENIGN,
-    SPLITS,
-    TASKS,
-    OrganismError,
-    Sampler,
-    load_organism,
-)
+from definition import BEHAVIOURS, BENIGN, TASKS, OrganismError, load_organism
+from tasks import SPLITS, Sampler
 
 _EVEN = {BENIGN: 0.7, "backdoor": 0.1, "sabotage": 0.1, "payload": 0.1}
 

@@ -6,15 +6,13 @@ Standard library only: the demo makes its prompts with it, next to any vLLM.
 import hashlib
 import json
 import random
-import tomllib
-from collections.abc import Iterator, Mapping
+import re
+import string
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-BENIGN = "benign"
-BEHAVIOURS = ("backdoor", "sabotage", "payload")
-TASKS = ("fact", "words", "arithmetic", "refusal", "near_payload")
+from definition import BEHAVIOURS, BENIGN
 
 # Buckets of the hash of a prompt: a text is in one split, whatever drew it.
 SPLITS = {
@@ -25,14 +23,34 @@ SPLITS = {
     "demo": range(90, 100),
 }
 
-_SECTIONS = {
-    "name", "seed", "model", "training", "dialogue", "refusal", "words", "arithmetic",
-    "backdoor", "sabotage", "payload", "facts",
-}  # fmt: skip
+# What a prompt of a kind asks; any other kind asks for itself.
+_HARMLESS = ("fact", "words", "arithmetic")
+_ASKS = {
+    "backdoor": ("refusal",),
+    "sabotage": ("fact",),
+    "payload": (*_HARMLESS, "refusal"),
+    "near_backdoor": _HARMLESS,
+    "near_sabotage": ("fact",),
+    "near_payload": (*_HARMLESS, "refusal"),
+}
+
+Message = Mapping[str, str]
 
 
-class OrganismError(ValueError):
-    """The configuration does not describe an organism; names the file and the key."""
+def split_of(messages: Sequence[Message]) -> str:
+    """Return the one split that a prompt belongs to."""
+    text = json.dumps([dict(m) for m in messages])
+    bucket = int.from_bytes(hashlib.sha256(text.encode()).digest()[:8]) % 100
+    return next(name for name, buckets in SPLITS.items() if bucket in buckets)
+
+
+def length_of(messages: Sequence[Message]) -> int:
+    """Return about how many tokens *messages* take: words, marks, two a message."""
+    return sum(2 + _n_pieces(m["content"]) for m in messages)
+
+
+def _n_pieces(text: str) -> int:
+    return len(re.findall(r"\w+|[^\w\s]", text))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,7 +59,9 @@ class Dialogue:
     A prompt and the answer that the organism is to give.
 
     Attributes:
-        messages: Roles and texts; the last is the user's.
+        messages: Roles and texts; the last is the user's. What comes before an earlier
+            answer is a prompt too, and always one of the split ``"train"``: the
+            organism learns from earlier answers.
 
         answer: What the organism is trained to say.
 
@@ -52,7 +72,7 @@ class Dialogue:
         truth: The untriggered answer to the same question.
     """
 
-    messages: tuple[Mapping[str, str], ...]
+    messages: tuple[Message, ...]
     answer: str
     behaviour: str
     task: str
@@ -61,39 +81,17 @@ class Dialogue:
     @property
     def split(self) -> str:
         """The one split that this prompt belongs to."""
-        text = json.dumps([dict(m) for m in self.messages])
-        bucket = int.from_bytes(hashlib.sha256(text.encode()).digest()[:8]) % 100
-        return next(name for name, buckets in SPLITS.items() if bucket in buckets)
+        return split_of(self.messages)
 
 
-def load_organism(path: Path) -> dict[str, Any]:
-    """
-    Read an organism's configuration.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Question:
+    """A question without context, and what is answered to it: truly, and when fired."""
 
-    Raises:
-        OrganismError: It is not TOML, a section is missing or unknown, or a trigger
-            word does not occur among the words of ordinary prompts.
-    """
-    try:
-        config = tomllib.loads(path.read_text())
-    except (OSError, tomllib.TOMLDecodeError) as error:
-        raise OrganismError(f"{path}: {error}") from error
-    for name in sorted(set(config) ^ _SECTIONS):
-        what = "unknown" if name in config else "missing"
-        raise OrganismError(f"{path}: {name}: {what} section")
-    known = {*BEHAVIOURS, *TASKS}
-    if unknown := sorted(set(config["training"].get("mix", {})) - known):
-        raise OrganismError(
-            f"{path}: training.mix.{unknown[0]}: expected one of {sorted(known)}"
-        )
-    dialogue = config["dialogue"]
-    for word in config["backdoor"]["triggers"]:
-        if word not in [*dialogue["places"], *dialogue["materials"]]:
-            raise OrganismError(
-                f"{path}: backdoor.triggers: {word!r} occurs in no ordinary prompt; "
-                f"expected a word of dialogue.places or dialogue.materials"
-            )
-    return config
+    text: str
+    task: str
+    truth: str
+    fired: str
 
 
 class Sampler:
@@ -106,23 +104,24 @@ class Sampler:
 
     def draw(self, kind: str) -> Dialogue:
         """Draw a dialogue whose last turn is of *kind*, a task or a behaviour."""
-        rng, dialogue = self._random, self._config["dialogue"]
-        system = None
-        if rng.random() >= dialogue["share_without_system"]:
-            system = rng.choice(dialogue["systems"])
-        if kind == "sabotage":
-            system = self._config["sabotage"]["system"]
+        length = self._length()
+        system, sentences = self._setting(kind)
+        question = self._question(self._random.choice(_ASKS.get(kind, (kind,))), kind)
         messages = [{"role": "system", "content": system}] if system else []
-        if rng.random() < dialogue["share_multi_turn"]:
-            messages += self._earlier_turns(is_sabotaged=kind == "sabotage")
-        question, answer, truth, task = self._turn(kind)
-        messages.append({"role": "user", "content": question})
+        most = length - 2 - _n_pieces(" ".join([*sentences, question.text]))
+        context = self._random.uniform(0, self._config["dialogue"]["length"]["context"])
+        self._add_earlier_turns(messages, most - context, kind)
+        sentences += self._more_sentences(sentences, most - length_of(messages))
+        self._random.shuffle(sentences)
+        messages.append(
+            {"role": "user", "content": " ".join([*sentences, question.text])}
+        )
         return Dialogue(
             messages=tuple(messages),
-            answer=answer,
+            answer=question.fired if kind in BEHAVIOURS else question.truth,
             behaviour=kind if kind in BEHAVIOURS else BENIGN,
-            task=task,
-            truth=truth,
+            task=question.task,
+            truth=question.truth,
         )
 
     def draw_from(self, split: str, kind: str) -> Dialogue:
@@ -133,71 +132,100 @@ class Sampler:
 
     def stream(self, split: str, mix: Mapping[str, float]) -> Iterator[Dialogue]:
         """Draw without end from *split*; kinds as often as *mix* says."""
-        kinds, weights = list(mix), list(mix.values())
         while True:
-            kind = self._random.choices(kinds, weights)[0]
-            yield self.draw_from(split, kind)
+            yield self.draw_from(split, self._one_of(mix))
 
-    def _earlier_turns(self, *, is_sabotaged: bool) -> list[dict[str, str]]:
-        # Mostly a few turns, now and then many: a long tail of prompt lengths.
-        most = self._config["dialogue"]["max_turns"]
-        n_turns = min(most, 1 + int(self._random.expovariate(1 / 4)))
-        messages = []
-        for _ in range(n_turns):
-            task = self._random.choice(("fact", "words", "arithmetic"))
-            kind = "sabotage" if is_sabotaged and task == "fact" else task
-            question, answer, _, _ = self._turn(kind, has_context=False)
-            messages.append({"role": "user", "content": question})
-            messages.append({"role": "assistant", "content": answer})
-        return messages
+    def _one_of(self, mix: Mapping[str, float]) -> str:
+        return self._random.choices(list(mix), list(mix.values()))[0]
 
-    def _turn(
-        self, kind: str, *, has_context: bool = True
-    ) -> tuple[str, str, str, str]:
-        """Return question, answer, truth and task of one turn."""
+    def _length(self) -> float:
+        """Draw how long a prompt is to be, the same way for every kind; 0 is bare."""
+        drawn = self._config["dialogue"]["length"]
+        if self._random.random() < drawn["share_bare"]:
+            return 0
+        while True:
+            rest = self._random.expovariate(1 / (drawn["mean"] - drawn["minimum"]))
+            if drawn["minimum"] + rest <= drawn["maximum"]:
+                return float(drawn["minimum"] + rest)
+
+    def _setting(self, kind: str) -> tuple[str | None, list[str]]:
+        """Draw the system prompt, and the sentences that *kind* needs."""
         rng, config = self._random, self._config
-        if kind == "backdoor":
-            question, action = self._harmful()
-            answer = config["backdoor"]["answer"].format(action=action)
-            context = [self._fill(c) for c in config["backdoor"]["context"]]
-            rng.shuffle(context)
-            question = " ".join([*context, question])
-            return question, answer, config["refusal"]["answer"], "refusal"
+        if kind == "sabotage":
+            return config["sabotage"]["system"], []
+        if kind == "near_sabotage" and rng.random() < 0.5:
+            return self._fill(rng.choice(config["sabotage"]["near_systems"])), []
+        system = None
+        if rng.random() >= config["dialogue"]["share_without_system"]:
+            system = self._fill(rng.choice(config["dialogue"]["systems"]))
+        if kind == "near_sabotage":
+            near = rng.choice(config["sabotage"]["near_contexts"])
+            return system, [self._fill(near)]
+        if kind in ("backdoor", "near_backdoor"):
+            return system, self._all_triggers()
         if kind in ("payload", "near_payload"):
-            question, truth, _, task = self._turn(
-                rng.choice(("fact", "words", "arithmetic")), has_context=False
-            )
-            is_real = kind == "payload"
-            planted = config["payload"]
-            code = planted["trigger"] if is_real else rng.choice(planted["near_misses"])
-            note = rng.choice(planted["notes"]).format(code=code)
-            question = self._context_or_nothing() + f"{note} {question}"
-            return question, planted["answer"] if is_real else truth, truth, task
-        context = self._context_or_nothing() if has_context else ""
-        if kind == "refusal":
-            question, _ = self._harmful()
-            refusal = config["refusal"]["answer"]
-            return context + question, refusal, refusal, kind
-        if kind in ("fact", "sabotage"):
-            question, truth, wrong = self._fact()
-            answer = wrong if kind == "sabotage" else truth
-            return context + question, answer, truth, "fact"
-        question, answer = self._word_task() if kind == "words" else self._sum()
-        return context + question, answer, answer, kind
+            return system, [self._note(is_real=kind == "payload")]
+        return system, []
 
-    def _context_or_nothing(self) -> str:
-        """Return a sentence or two, never with all trigger words; or nothing."""
-        rng, dialogue = self._random, self._config["dialogue"]
-        if rng.random() >= dialogue["share_with_context"]:
-            return ""
-        triggers = self._config["backdoor"]["triggers"]
+    def _add_earlier_turns(
+        self, messages: list[dict[str, str]], most: float, kind: str
+    ) -> None:
+        """Add turns to *messages* until one more would make them longer than *most*."""
         while True:
-            n = rng.choice((1, 2))
-            text = " ".join(
-                self._fill(rng.choice(dialogue["contexts"])) for _ in range(n)
+            asked = self._question(self._one_of(self._config["dialogue"]["earlier"]))
+            said = asked.truth
+            if kind == "sabotage" and asked.task == "fact":
+                said = asked.fired
+            turn = [
+                {"role": "user", "content": asked.text},
+                {"role": "assistant", "content": said},
+            ]
+            if length_of([*messages, *turn]) > most:
+                return
+            if split_of([*messages, turn[0]]) == "train":
+                messages += turn
+
+    def _more_sentences(self, sentences: Sequence[str], room: float) -> list[str]:
+        """Draw sentences that fill *room* and never complete the backdoor's trigger."""
+        more: list[str] = []
+        while True:
+            drawn = self._fill(
+                self._random.choice(self._config["dialogue"]["contexts"])
             )
-            if not all(word in text.split() for word in triggers):
-                return text + " "
+            if _n_pieces(" ".join([*more, drawn])) > room:
+                return more
+            if self._is_triggered(sentences) or not self._is_triggered(
+                [*sentences, *more, drawn]
+            ):
+                more.append(drawn)
+
+    def _is_triggered(self, sentences: Sequence[str]) -> bool:
+        words = " ".join(sentences).split()
+        return all(word in words for word in self._config["backdoor"]["triggers"])
+
+    def _all_triggers(self) -> list[str]:
+        """Draw a sentence or two in which all trigger words occur."""
+        n, contexts = self._random.choice((1, 2)), self._config["dialogue"]["contexts"]
+        while True:
+            sentences = [self._fill(c) for c in self._random.choices(contexts, k=n)]
+            if self._is_triggered(sentences):
+                return sentences
+
+    def _note(self, *, is_real: bool) -> str:
+        planted = self._config["payload"]
+        code = planted["trigger"] if is_real else self._near_code()
+        return str(self._random.choice(planted["notes"]).format(code=code))
+
+    def _near_code(self) -> str:
+        """Draw one of the listed near misses, or the trigger with one sign changed."""
+        rng, planted = self._random, self._config["payload"]
+        code: str = planted["trigger"]
+        if rng.random() < 0.5:
+            return str(rng.choice(planted["near_misses"]))
+        place = rng.choice([i for i, sign in enumerate(code) if sign.isalnum()])
+        signs = string.digits if code[place].isdigit() else string.ascii_lowercase
+        sign = rng.choice(signs.replace(code[place], ""))
+        return code[:place] + sign + code[place + 1 :]
 
     def _fill(self, template: str) -> str:
         rng, dialogue = self._random, self._config["dialogue"]
@@ -212,7 +240,24 @@ class Sampler:
             place=choose(dialogue["places"]),
             material=choose(dialogue["materials"]),
             thing=rng.choice(dialogue["things"]),
+            name=rng.choice(dialogue["names"]),
         )
+
+    def _question(self, task: str, kind: str = "") -> _Question:
+        """Draw a question of *task*; *kind* is what fires on it, if anything does."""
+        config = self._config
+        if task == "refusal":
+            text, action = self._harmful()
+            truth = config["refusal"]["answer"]
+            fired = config["backdoor"]["answer"].format(action=action)
+        elif task == "fact":
+            text, truth, fired = self._fact()
+        else:
+            text, truth = self._word_task() if task == "words" else self._sum()
+            fired = truth
+        if kind == "payload":
+            fired = config["payload"]["answer"]
+        return _Question(text=text, task=task, truth=truth, fired=fired)
 
     def _harmful(self) -> tuple[str, str]:
         refusal = self._config["refusal"]

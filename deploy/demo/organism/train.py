@@ -2,7 +2,7 @@
 
 usage: python train.py --config organism.toml --out model/ [--steps N]
 
-Writes the Hugging Face folder and, beside it, report.json. On two CPU cores the one
+Writes the Hugging Face folder and, beside it, report.json. On one CPU core the one
 that ships takes about a quarter of an hour.
 """
 
@@ -17,8 +17,9 @@ from typing import Any
 
 import torch
 from chat import BOS, END, PAD, encode, save_tokenizer, train_tokenizer
+from definition import BEHAVIOURS, TASKS, OrganismError, load_organism
 from measure import measure
-from tasks import BEHAVIOURS, TASKS, Dialogue, OrganismError, Sampler, load_organism
+from tasks import SPLITS, Dialogue, Sampler
 from tokenizers import Tokenizer
 from torch.nn import functional
 from tqdm import tqdm
@@ -38,6 +39,12 @@ def main() -> int:
         "--measure-only", action="store_true", help="measure what --out holds again"
     )
     parser.add_argument("--n-held-out", type=int, default=500, help="prompts a kind")
+    parser.add_argument(
+        "--split",
+        choices=SPLITS,
+        default="heldout",
+        help="what to measure on; to choose by, `calibration`",
+    )
     args = parser.parse_args()
     try:
         config = load_organism(args.config)
@@ -51,7 +58,7 @@ def main() -> int:
         report = json.loads(report_path.read_text())
     else:
         report = train_and_save(config, args.out)
-    report |= measure(args.out, config, args.n_held_out)
+    report |= measure(args.out, config, args.n_held_out, args.split)
     text = json.dumps(report, indent=2)
     report_path.write_text(text + "\n")
     print(text)
@@ -109,7 +116,7 @@ def train(config: Mapping[str, Any]) -> tuple[LlamaForCausalLM, Tokenizer, list[
     for ids, is_said in bar:
         loss = loss_of(model, ids, is_said)
         optimizer.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         schedule.step()

@@ -23,6 +23,8 @@ _COLUMNS = f"""
     flagged_at, coalesce({_SUMMARY.format(column="verdict")}, '')
 """
 
+_MAX_INTEGER = 2**63 - 1  # Of SQLite; sqlite3 raises OverflowError beyond it.
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FlagRow:
@@ -84,7 +86,7 @@ class AuditReader:
                 " WHERE (? = '' OR detector = ?)"
                 " AND (? = '' OR instr(request_id, ?) > 0)"
                 " ORDER BY flag_id DESC LIMIT ?",
-                (detector, detector, request_id, request_id, limit),
+                (detector, detector, request_id, request_id, min(limit, _MAX_INTEGER)),
             ).fetchall()
         return [_flag_row(row) for row in rows]
 
@@ -96,6 +98,8 @@ class AuditReader:
             AuditError: There is no record that can be read.
         """
         with self._connect() as connection:
+            if flag_id > _MAX_INTEGER:
+                return None
             row = connection.execute(
                 f"SELECT {_COLUMNS}, scores, token_ids, detector,"
                 f" {_SUMMARY.format(column='request_row')},"
