@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Builds the wheel, installs it in an empty environment, and runs the tests that need
-# no vLLM against it, from a copy of tests/ outside the checkout.
+# Builds the wheel, installs it in an empty environment without vLLM and torch, and runs
+# the tests that need neither against it, from a copy of tests/ outside the checkout.
 #
 #   deploy/wheel_test.sh VENV       VENV: the environment with the build tools
 set -euo pipefail

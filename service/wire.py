@@ -51,25 +51,6 @@ class WireError(ValueError):
     """A message does not say what it must; names the field, expected and got."""
 
 
-class IdentityLike(Protocol):
-    """What `probes.bundle.ModelIdentity` looks like from here."""
-
-    @property
-    def model(self) -> str: ...
-    @property
-    def config_sha256(self) -> str: ...
-    @property
-    def weights_sha256(self) -> str: ...
-    @property
-    def tokenizer_sha256(self) -> str: ...
-    @property
-    def d_model(self) -> int: ...
-    @property
-    def n_layers(self) -> int: ...
-    @property
-    def dtype(self) -> str: ...
-
-
 class IdentityFields(TypedDict):
     """Keyword arguments of `probes.bundle.ModelIdentity`."""
 
@@ -93,19 +74,6 @@ class BankLike(Protocol):
     def weights(self) -> Mapping[str, NDArray[np.float32]]: ...
     @property
     def biases(self) -> Mapping[str, NDArray[np.float32]]: ...
-
-
-def identity_to_proto(identity: IdentityLike) -> pb.ModelIdentity:
-    """Convert a model identity for `HelloRequest.identity`."""
-    return pb.ModelIdentity(
-        model=identity.model,
-        config_sha256=identity.config_sha256,
-        weights_sha256=identity.weights_sha256,
-        tokenizer_sha256=identity.tokenizer_sha256,
-        d_model=identity.d_model,
-        n_layers=identity.n_layers,
-        dtype=identity.dtype,
-    )
 
 
 def identity_from_proto(message: pb.ModelIdentity) -> IdentityFields:
@@ -136,34 +104,6 @@ def bank_to_proto(bank: BankLike) -> pb.Bank:
             )
         )
     return message
-
-
-def bank_from_proto(
-    message: pb.Bank,
-) -> tuple[str, dict[str, tuple[NDArray[np.float32], NDArray[np.float32]]]]:
-    """
-    Return the bank's digest and, by hook point, its weight and bias.
-
-    Weights are float32 of shape (n_columns, d_model), biases (n_columns,); both are
-    read-only views of the message's bytes.
-
-    Raises:
-        WireError: A size does not fit, a hook point repeats, the digest is empty.
-    """
-    if not message.digest:
-        raise WireError("bank.digest: expected a SHA-256, got ''")
-    slices: dict[str, tuple[NDArray[np.float32], NDArray[np.float32]]] = {}
-    for i, part in enumerate(message.slices):
-        where = f"bank.slices[{i}]"
-        if not part.hook_point or part.hook_point in slices:
-            raise WireError(
-                f"{where}.hook_point: expected a name not used before, "
-                f"got {part.hook_point!r}"
-            )
-        weight = _floats(part.weight, (part.n_columns, part.d_model), where + ".weight")
-        bias = _floats(part.bias, (part.n_columns,), where + ".bias")
-        slices[part.hook_point] = (weight, bias)
-    return message.digest, slices
 
 
 def n_rows_of(message: pb.StepBatch) -> int:
@@ -242,44 +182,6 @@ def batch_from_proto(
     )
 
 
-def batch_to_proto(
-    batch: StepBatch, *, captured_at: float = 0.0, n_rows_expected: int | None = None
-) -> pb.StepBatch:
-    """Convert *batch*; *captured_at* is seconds since the epoch."""
-    n_rows = int(batch.row_offsets[-1]) if len(batch.row_offsets) else 0
-    message = pb.StepBatch(
-        step=batch.step,
-        bank_digest=batch.bank_digest,
-        token_ids=np.ascontiguousarray(batch.token_ids, dtype=_I32).tobytes(),
-        finished=[pb.FinishedRequest(request_id=r) for r in batch.finished],
-        preempted=batch.preempted,
-        n_rows_expected=n_rows if n_rows_expected is None else n_rows_expected,
-        captured_at=captured_at,
-    )
-    for hook_point, values in (batch.activations or batch.columns).items():
-        norms = batch.squared_norms[hook_point]
-        message.hook_points.append(
-            pb.HookPointRows(
-                hook_point=hook_point,
-                width=values.shape[1],
-                values=np.ascontiguousarray(values, dtype=_F32).tobytes(),
-                squared_norms=np.ascontiguousarray(norms, dtype=_F32).tobytes(),
-            )
-        )
-    n_rows_each = np.diff(batch.row_offsets).tolist()
-    for i, request_id in enumerate(batch.request_ids):
-        message.requests.append(
-            pb.RequestRows(
-                request_id=request_id,
-                n_rows=n_rows_each[i],
-                first_position=int(batch.first_positions[i]),
-                n_cached=int(batch.n_cached[i]),
-                n_prompt_tokens=int(batch.n_prompt_tokens[i]),
-            )
-        )
-    return message
-
-
 def gap_from_proto(message: pb.Gap, *, engine: str, rank: int) -> Gap:
     """
     Convert a gap's message to a record.
@@ -327,28 +229,6 @@ def gap_from_proto(message: pb.Gap, *, engine: str, rank: int) -> Gap:
         n_finished=max(message.n_finished, len(finished)),
         began_at=message.began_at,
         ended_at=message.ended_at,
-    )
-
-
-def gap_to_proto(gap: Gap) -> pb.Gap:
-    """Convert *gap*; its engine and rank travel in the `StreamRequest`."""
-    return pb.Gap(
-        reason=REASON_TO_PROTO[gap.reason],
-        first_step=gap.first_step,
-        last_step=gap.last_step,
-        n_tokens=gap.n_tokens,
-        lost=[
-            pb.LostRange(
-                request_id=lost.request_id,
-                first_position=lost.first_position,
-                n_tokens=lost.n_tokens,
-            )
-            for lost in gap.lost
-        ],
-        finished=[pb.FinishedRequest(request_id=r) for r in gap.finished],
-        n_finished=gap.n_finished,
-        began_at=gap.began_at,
-        ended_at=gap.ended_at,
     )
 
 

@@ -40,7 +40,8 @@ _UNSUPPORTED: tuple[tuple[str, str, Callable[[Any], object]], ...] = (
     (
         "sequence parallelism",
         "a rank sees a part of each step's rows",
-        lambda c: c.compilation_config.pass_config.enable_sp,
+        # The pass is gone from vLLM 0.32; earlier versions have it.
+        lambda c: getattr(c.compilation_config.pass_config, "enable_sp", False),
     ),
     (
         "the first Ray executor",

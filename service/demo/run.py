@@ -119,9 +119,9 @@ class Demo:
         collect(
             model=str(self.model),
             jobs={
-                self.work / "fit": self.prompts("fit", 500, even),
+                self.work / "fit": self.prompts("fit", 1000, even),
                 self.work / "calibration": self.prompts(
-                    "calibration", 400, {BENIGN: 1.0}
+                    "calibration", 600, {BENIGN: 1.0}
                 ),
             },
             hook_points=HOOK_POINTS,

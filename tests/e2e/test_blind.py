@@ -1,6 +1,7 @@
 """A monitor that stopped seeing says so."""
 
 import signal
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import grpc
@@ -52,9 +53,11 @@ def test_a_removed_tap_is_reported_within_ten_seconds(
             before = daemon.wait_for(lambda s: s.n_requests["scanned"] >= 48, 30)
             assert is_healthy(daemon)
 
-            untap.touch()
-            send(server, "untapped")
-            blind = daemon.wait_for(lambda s: s.state == "blind", 10)
+            with ThreadPoolExecutor(1) as pool:
+                untap.touch()
+                untapped = pool.submit(send, server, "untapped")
+                blind = daemon.wait_for(lambda s: s.state == "blind", 10)
+                untapped.result()
 
             assert not is_healthy(daemon)
             assert blind.n_tokens_lost["tap_silent"] > 0

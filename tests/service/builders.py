@@ -25,8 +25,8 @@ from probes.bundle import Bundle, new_bundle, save_bundle
 from probes.identity import ModelIdentity
 from service.rpc.innerwatch.v1 import innerwatch_pb2 as pb
 from service.rpc.innerwatch.v1 import innerwatch_pb2_grpc as rpc
-from service.wire import batch_to_proto, identity_to_proto
 from tests.monitor.builders import D_MODEL, EARLY, ENGINE, LATE, calibration, detectors
+from tests.service.messages import batch_to_proto, identity_to_proto
 
 ROOT = Path(__file__).parents[2]
 _PATIENCE_SECONDS = 30.0

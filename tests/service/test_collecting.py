@@ -14,9 +14,9 @@ from probes.dataset import Dataset, load_dataset
 from probes.errors import ArtifactError
 from service.collecting import CollectionError, Collector, Target, collecting
 from service.rpc.innerwatch.v1 import innerwatch_pb2 as pb
-from service.wire import batch_to_proto
 from tests.monitor.builders import D_MODEL, EARLY, LATE, Rows, batch, with_norms
 from tests.service.builders import Client, hello
+from tests.service.messages import batch_to_proto
 
 ACTIVATIONS = pb.CAPTURE_MODE_ACTIVATIONS
 

@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 
 from service.rpc.innerwatch.v1 import innerwatch_pb2 as pb
-from service.wire import batch_to_proto
 from tests.monitor.builders import (
     EARLY,
     Rows,
@@ -23,6 +22,7 @@ from tests.service.builders import (
     hello,
     innerwatch,
 )
+from tests.service.messages import batch_to_proto
 
 
 @pytest.fixture

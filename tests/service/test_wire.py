@@ -16,17 +16,13 @@ from service.wire import (
     REASON_FROM_PROTO,
     REASON_TO_PROTO,
     WireError,
-    bank_from_proto,
-    bank_to_proto,
     batch_from_proto,
-    batch_to_proto,
     gap_from_proto,
-    gap_to_proto,
     identity_from_proto,
-    identity_to_proto,
 )
-from tests.monitor.builders import ENGINE, LATE, Rows, bank, batch, monitor, quiet
+from tests.monitor.builders import ENGINE, LATE, Rows, batch, monitor, quiet
 from tests.service.builders import identity
+from tests.service.messages import batch_to_proto, gap_to_proto, identity_to_proto
 
 
 def message() -> pb.StepBatch:
@@ -87,19 +83,6 @@ def test_a_gap_survives_the_wire() -> None:
     )
 
     assert sent == gap_from_proto(gap_to_proto(sent), engine=ENGINE, rank=2)
-
-
-def test_a_bank_survives_the_wire() -> None:
-    """
-    Digest, weights and biases come back bit by bit.
-    """
-    digest, slices = bank_from_proto(bank_to_proto(bank()))
-
-    assert bank().digest == digest
-    assert list(bank().hook_points) == list(slices)
-    for hook_point, (weight, bias) in slices.items():
-        np.testing.assert_array_equal(bank().weights[hook_point], weight)
-        np.testing.assert_array_equal(bank().biases[hook_point], bias)
 
 
 def test_an_identity_survives_the_wire() -> None:
@@ -187,19 +170,6 @@ def test_a_malformed_gap_is_refused(bad: pb.Gap) -> None:
     """
     with pytest.raises(WireError, match="expected"):
         gap_from_proto(bad, engine=ENGINE, rank=0)
-
-
-@pytest.mark.parametrize("field", ["digest", "n_columns", "d_model", "hook_point"])
-def test_a_malformed_bank_is_refused(field: str) -> None:
-    """
-    A bank whose sizes do not fit, or without a name, raises WireError.
-    """
-    bad = bank_to_proto(bank())
-    target = bad if field == "digest" else bad.slices[0]
-    setattr(target, field, "" if field in ("digest", "hook_point") else 99)
-
-    with pytest.raises(WireError, match=field if field == "digest" else "slices"):
-        bank_from_proto(bad)
 
 
 @settings(max_examples=300, deadline=None)
