@@ -20,5 +20,5 @@ cp -r tests deploy proto pyproject.toml "$work/copy/"
 cd "$work/copy"
 # No `pythonpath`: what is imported is what the wheel installed.
 "$work/venv/bin/python" -m pytest -q -m "not vllm" -o pythonpath= -o testpaths=tests \
-    tests/probes tests/monitor tests/contract
+    tests/probes tests/monitor tests/contract tests/service
 echo "wheel: $(basename "${wheel[0]}") installed alone and passed"

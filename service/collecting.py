@@ -21,7 +21,7 @@ from probes.identity import ModelIdentity
 from service.request_ids import client_id
 from service.rpc.innerwatch.v1 import innerwatch_pb2 as pb
 from service.rpc.innerwatch.v1 import innerwatch_pb2_grpc as pb_grpc
-from service.wire import batch_from_proto, identity_from_proto
+from service.wire import WireError, batch_from_proto, identity_from_proto
 
 _MAX_MESSAGE_BYTES = 256 << 20
 
@@ -59,10 +59,14 @@ class Receiver(pb_grpc.CaptureServicer):
         for request in request_iterator:
             kind = request.WhichOneof("payload")
             if kind == "batch":
-                batch = batch_from_proto(
-                    request.batch, engine=request.engine, rank=request.rank
-                )
-                self.on_batch(batch, request.batch.n_rows_expected)
+                try:
+                    batch = batch_from_proto(
+                        request.batch, engine=request.engine, rank=request.rank
+                    )
+                except WireError as error:
+                    self.on_unreadable(error)
+                else:
+                    self.on_batch(batch, request.batch.n_rows_expected)
             elif kind == "gap":
                 self.on_gap(request.gap)
             yield pb.StreamResponse()
@@ -77,6 +81,10 @@ class Receiver(pb_grpc.CaptureServicer):
             n_rows_expected: How many rows the scheduler asked for.
         """
         raise NotImplementedError
+
+    def on_unreadable(self, error: WireError) -> None:
+        """Give a step up that does not say what it must: ends the stream."""
+        raise error
 
     def on_gap(self, gap: pb.Gap) -> None:
         """Take what was lost. Called on gRPC's thread."""
@@ -150,6 +158,15 @@ class Collector(Receiver):
                     # Raised here it would end the stream, and the plugin would send
                     # the batch again and again: `wait` raises it.
                     self._problem = problem
+            self._changed.notify_all()
+
+    def on_unreadable(self, error: WireError) -> None:
+        """Give up: the plugin is of another version."""
+        with self._changed:
+            self._problem = CollectionError(
+                f"the plugin sent a step that cannot be read: {error}; expected "
+                f"vLLM's environment to hold the same version of innerwatch as this one"
+            )
             self._changed.notify_all()
 
     def on_gap(self, gap: pb.Gap) -> None:

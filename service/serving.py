@@ -1,5 +1,6 @@
 """Runs `vllm serve` with the plugin armed, and sends it prompts through its API."""
 
+import http.client
 import json
 import math
 import os
@@ -202,7 +203,7 @@ class VLLMServer:
         Send *prompt* at temperature 0 and return the answer's text.
 
         Raises:
-            ServingError: The server answered with an error.
+            ServingError: The server answered with an error, or not at all.
         """
         body = {
             "model": self.model,
@@ -228,6 +229,10 @@ class VLLMServer:
                 f"{prompt.prompt_id}: vLLM answered {error.code}: "
                 f"{error.read()[:300].decode(errors='replace')}"
             ) from None
+        except (OSError, http.client.HTTPException) as error:
+            raise ServingError(
+                f"{prompt.prompt_id}: vLLM did not answer: {error} (log: {self.log})"
+            ) from error
         return str(answer["choices"][0]["message"]["content"])
 
     def chat_all(
@@ -238,14 +243,23 @@ class VLLMServer:
         concurrency: int,
         on_answer: Callable[[Prompt, str], None] = lambda *_: None,
     ) -> dict[str, str]:
-        """Send all *prompts*, *concurrency* at a time; return answers by prompt id."""
+        """
+        Send all *prompts*, *concurrency* at a time; return answers by prompt id.
+
+        Raises:
+            ServingError: As for `chat`. Those that were not yet sent are not sent.
+        """
         answers = {}
         with ThreadPoolExecutor(concurrency) as pool:
             futures = {pool.submit(self.chat, p, max_tokens): p for p in prompts}
-            for future in as_completed(futures):
-                prompt = futures[future]
-                answers[prompt.prompt_id] = future.result()
-                on_answer(prompt, answers[prompt.prompt_id])
+            try:
+                for future in as_completed(futures):
+                    prompt = futures[future]
+                    answers[prompt.prompt_id] = future.result()
+                    on_answer(prompt, answers[prompt.prompt_id])
+            except BaseException:
+                pool.shutdown(wait=False, cancel_futures=True)
+                raise
         return answers
 
     def stop(self) -> None:

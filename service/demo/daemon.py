@@ -1,6 +1,7 @@
 """The demo's daemon: its configuration, its process, and what it saw."""
 
 import json
+import socket
 import subprocess
 import sys
 import time
@@ -20,6 +21,9 @@ from service.rpc.innerwatch.v1 import innerwatch_pb2 as pb
 from service.rpc.innerwatch.v1 import innerwatch_pb2_grpc as pb_grpc
 from service.serving import Prompt
 
+SOCKET_NAME = "innerwatch.sock"
+"""The daemon's socket, in the demo's folder."""
+
 _PATIENCE_SECONDS = 60
 _CALL_SECONDS = 10
 
@@ -35,12 +39,18 @@ def listen_address(work: Path) -> str:
     Raises:
         DemoError: The name of *work* is too long for a unix socket in it.
     """
-    address = f"unix:{work}/innerwatch.sock"
+    address = f"unix:{work / SOCKET_NAME}"
     try:
         parse_address(address)
     except ValueError as error:
         raise DemoError(f"--work: {error}") from error
     return address
+
+
+def is_answered(work: Path) -> bool:
+    """Say whether a daemon listens in the folder *work*."""
+    with socket.socket(socket.AF_UNIX) as probe:
+        return probe.connect_ex(str(work / SOCKET_NAME)) == 0
 
 
 def monitor_toml(listen: str, metrics_port: int, digest: str) -> str:

@@ -15,7 +15,13 @@ from probes.bundle import save_bundle
 from probes.dataset import load_dataset
 from service.commands.collect import collect
 from service.commands.fit import fit_shown
-from service.demo.daemon import Daemon, DemoError, listen_address, monitor_toml
+from service.demo.daemon import (
+    Daemon,
+    DemoError,
+    is_answered,
+    listen_address,
+    monitor_toml,
+)
 from service.demo.result import BENIGN, DemoResult, table
 from service.progress import progress_bar
 from service.serving import Prompt, VLLMServer, free_port
@@ -89,7 +95,8 @@ class Demo:
         Make *work* an empty folder, marked as a demo's.
 
         Raises:
-            DemoError: It holds what no demo made. Nothing was removed.
+            DemoError: It holds what no demo made, or the daemon of a demo that was
+                kept. Nothing was removed.
         """
         if self.work.exists() and not self.work.is_dir():
             raise DemoError(f"{self.work}: expected a folder, found a file")
@@ -98,6 +105,11 @@ class Demo:
                 raise DemoError(
                     f"{self.work}: expected a folder that is empty or that a demo "
                     f"made, found other files; nothing was removed"
+                )
+            if is_answered(self.work):
+                raise DemoError(
+                    f"{self.work}: the daemon of an earlier demo still runs here; end "
+                    f"it, or give another --work; nothing was removed"
                 )
             shutil.rmtree(self.work)
         self.work.mkdir(parents=True, exist_ok=True)

@@ -148,6 +148,25 @@ def test_rows_that_were_expected_and_did_not_come_are_lost(tmp_path: Path) -> No
             collector.wait(10)
 
 
+def test_a_step_that_cannot_be_read_ends_the_wait(tmp_path: Path) -> None:
+    """
+    A plugin of another version is named at once; it is not asked again and again.
+    """
+    message = batch_to_proto(step(rows("a", 0, 2), finished=("a",)))
+    message.token_ids = b"odd"
+    target = Target(path=tmp_path / "set", labels={"a": {}})
+    with (
+        Collector([target]) as collector,
+        collecting(tmp_path / "s", collector) as address,
+        Client(address) as client,
+    ):
+        client.hello(mode=ACTIVATIONS)
+        client.ask(message)
+
+        with pytest.raises(CollectionError, match=r"token_ids.*same version"):
+            collector.wait(10)
+
+
 def test_unwritten_rows_and_gaps_are_lost(tmp_path: Path) -> None:
     """
     A row that the tap did not write and one that was dropped are both lost, at once.

@@ -1,5 +1,6 @@
 """What the demo counts and prints, what it erases, and how its daemon fails."""
 
+import socket
 import time
 from collections import Counter
 from pathlib import Path
@@ -10,7 +11,13 @@ import pytest
 from monitor.records import Flag
 from service.config import load_config
 from service.daemon.audit.store import AuditStore, Entries
-from service.demo.daemon import Daemon, DemoError, listen_address, monitor_toml
+from service.demo.daemon import (
+    SOCKET_NAME,
+    Daemon,
+    DemoError,
+    listen_address,
+    monitor_toml,
+)
 from service.demo.result import DemoResult, count_flags, table
 from service.demo.run import Demo
 from service.request_ids import client_id
@@ -125,6 +132,22 @@ def test_the_folder_of_an_earlier_demo_is_made_anew(tmp_path: Path) -> None:
 
     assert not (work / "audit").exists()
     demo(work).clear_work()
+
+
+def test_the_record_of_a_running_daemon_stays(tmp_path: Path) -> None:
+    """
+    A demo that was left running keeps its folder.
+    """
+    demo(tmp_path).clear_work()
+    with socket.socket(socket.AF_UNIX) as daemon:
+        daemon.bind(str(tmp_path / SOCKET_NAME))
+        daemon.listen()
+
+        with pytest.raises(DemoError, match="still runs here"):
+            demo(tmp_path).clear_work()
+
+    assert (tmp_path / SOCKET_NAME).exists()
+    demo(tmp_path).clear_work()
 
 
 def test_a_folder_with_a_long_name_is_refused_first(tmp_path: Path) -> None:
