@@ -23,7 +23,7 @@ import numpy as np
 from monitor.checks import BatchError, check_batch, check_gap
 from monitor.coverage import Coverage, Totals
 from monitor.ended import Ended, EndedRequests, Key
-from monitor.live import History, LiveRequest
+from monitor.live import History, LiveRequest, peak
 from monitor.records import (
     Flag,
     Gap,
@@ -383,16 +383,16 @@ class Monitor:
             return []
         live.flagged.add(detector)
         self.totals.n_flags[detector] += 1
-        scores = live.history.scores(index, live.next_position)
         is_all = self._detectors[index].aggregator.tokens == "all"
         first = 0 if is_all else max(0, live.n_prompt_tokens - 1)
+        scores = live.history.scores(index, live.next_position)
         flag = Flag(
             engine=key[0],
             request_id=key[1],
             detector=detector,
             score=float(self._standings.statistics[live.slot, index]),
             threshold=float(self._thresholds[index]),
-            position=first + int(np.nanargmax(scores[first:])),
+            position=peak(scores, first),
             bank_digest=self._bank.digest,
             scores=scores,
             token_ids=live.history.token_ids(live.next_position),

@@ -118,3 +118,15 @@ class LiveRequest:
                 coverage.n_scored += n_rows
             else:
                 coverage.n_lost[reason] += n_rows
+
+
+def peak(scores: NDArray[np.float32], first: int) -> int:
+    """
+    Return the position of the highest of *scores* from *first* on.
+
+    Of all scores if none is known from there on: a sender may have named a longer
+    prompt after what it calls a prompt now was scored as an answer.
+    """
+    if np.isnan(scores[first:]).all():
+        first = 0
+    return first + int(np.nanargmax(scores[first:]))

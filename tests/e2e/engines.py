@@ -131,7 +131,7 @@ def run_engine(
         ThreadPoolExecutor(4), options=[("grpc.max_receive_message_length", -1)]
     )
     pb_grpc.add_CaptureServicer_to_server(recorder, server)
-    # One for all engines of a test: like every setting it is in the compile cache's key.
+    # One for all engines of a test: the compile cache is keyed on it, as on the rest.
     address = f"unix:{folder.parent}/recorder.sock"
     server.add_insecure_port(address)
     server.start()

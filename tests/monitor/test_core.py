@@ -7,19 +7,14 @@ import pytest
 
 from monitor.core import Monitor
 from monitor.records import NOT_WRITTEN, LossReason, Verdict
-from probes.aggregate import EMAMax, Max
-from probes.bank import ProjectionBank
 from tests.monitor.builders import (
-    EARLY,
     ENGINE,
     Rows,
     bank,
     batch,
-    calibration,
     detectors,
     loud,
     monitor,
-    probe,
     quiet,
     with_norms,
 )
@@ -291,49 +286,6 @@ class TestFinish:
         watch.observe(batch(Rows("new", 0, quiet(1)), step=200))
 
         assert 0.5 == watch.finish(ENGINE, "new")[1].statistics["max"]
-
-
-class TestAnswers:
-    def test_only_the_answer_counts_for_a_detector_that_asks_so(self) -> None:
-        """
-        Prompt tokens before the last neither flag nor move its statistic, however
-        the request is cut; what flags is at the position where it was seen.
-        """
-        counting = [
-            probe("answer", EARLY, 0, Max(tokens="answer")),
-            probe("ema", EARLY, 0, EMAMax(tokens="answer")),
-            probe("all", EARLY, 0, Max()),
-        ]
-        watch = Monitor(
-            ProjectionBank.compile(counting),
-            counting,
-            {d.name: calibration() for d in counting},
-        )
-        prompt = [loud(0, 20.0), *quiet(2)]
-        rows = [
-            Rows("a", 0, prompt[:2], n_prompt_tokens=3),
-            Rows("a", 2, prompt[2:], n_prompt_tokens=3),
-            Rows("a", 3, [*quiet(1), loud(0)], n_prompt_tokens=3),
-        ]
-        flags = []
-        for step, part in enumerate(rows, start=1):
-            made = replace(
-                batch(part, step=step, holds_activations=True), bank_digest=""
-            )
-            flags += watch.observe(
-                replace(
-                    made,
-                    activations={EARLY: made.activations[EARLY]},
-                    squared_norms={EARLY: made.squared_norms[EARLY]},
-                )
-            )
-
-        _, summary = watch.finish(ENGINE, "a")
-
-        assert [("all", 0), ("answer", 4), ("ema", 4)] == [
-            (flag.detector, flag.position) for flag in flags
-        ]
-        assert {"answer": 10.0, "ema": 5.1875, "all": 20.0} == summary.statistics
 
 
 class TestMemory:
