@@ -290,3 +290,13 @@ def json_of(result: "subprocess.CompletedProcess[str]") -> object:
     """The JSON that a command printed."""
     answer: object = json.loads(result.stdout)
     return answer
+
+
+def assert_refused(result: "subprocess.CompletedProcess[str]", *words: str) -> None:
+    """One line on stderr with every word, and the operator's status."""
+    assert 2 == result.returncode, result
+    lines = [line for line in result.stderr.splitlines() if "innerwatch: " in line]
+    assert 1 == len(lines), result.stderr
+    assert "Traceback" not in result.stderr
+    for word in words:
+        assert word in lines[0]
