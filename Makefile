@@ -37,4 +37,4 @@ proto: setup
 	$(PY) -m grpc_tools.protoc -Iservice/rpc=proto --python_out=. --pyi_out=. --grpc_python_out=. proto/innerwatch/v1/innerwatch.proto
 
 bench: setup
-	$(PY) tests/bench/overhead.py
+	$(PY) -m tests.bench.overhead

@@ -1,11 +1,14 @@
 """What the plugin costs: vLLM with and without it, alternately.
 
-usage: python tests/bench/overhead.py [--pairs 5] [--requests 64] [--compile]
+usage: python -m tests.bench.overhead [--pairs 5] [--requests 64] [--compile] [--pin]
 
 Each run is a fresh engine on the organism that generates the same tokens, timed after a
 warm-up round. Prints the ratio with to without, of throughput and of CPU time of the
 engine's processes, as median and spread over the pairs. The daemon's own CPU time is
 another process's and is printed apart. A run that lost a token is no measurement.
+
+With --pin the engine computes with one thread on one core, and the daemon runs on
+another: what the plugin costs where the daemon has a core to itself.
 """
 
 import argparse
@@ -28,14 +31,17 @@ from tests.e2e.engines import ORGANISM
 
 N_TOKENS = 48
 
+_ONE_THREAD = {"OMP_NUM_THREADS": "1", "VLLM_CPU_OMP_THREADS_BIND": "nobind"}
+
 
 def main() -> None:
     """Run the pairs and print the ratios."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--pairs", type=int, default=5)
     parser.add_argument("--requests", type=int, default=64)
-    parser.add_argument("--rounds", type=int, default=6)
+    parser.add_argument("--rounds", type=int, default=12)
     parser.add_argument("--compile", action="store_true", help="torch.compile on")
+    parser.add_argument("--pin", action="store_true", help="a core each")
     parser.add_argument("--child", help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.child:
@@ -47,16 +53,24 @@ def main() -> None:
         make_bundle(folder / "bundle", ORGANISM)
         daemon = Daemon(folder)
         daemon.start()
+        assert daemon.process is not None
+        process = psutil.Process(daemon.process.pid)
+        if args.pin:
+            first, second, *_ = psutil.Process().cpu_affinity()
+            process.cpu_affinity([second])
+            psutil.Process().cpu_affinity([first])  # The engines inherit it.
         try:
             for index in range(args.pairs):
                 # Which comes first alternates too, so that a drift cancels out.
                 order = (False, True) if index % 2 == 0 else (True, False)
                 found = {tapped: run_child(args, daemon, tapped) for tapped in order}
                 pairs.append((found[False], found[True]))
-                print(f"pair {index + 1}: without {found[False]}, with {found[True]}")
+                print(
+                    f"pair {index + 1}: without {found[False]}, with {found[True]}",
+                    flush=True,
+                )
             status = daemon.wait_for(lambda s: s.n_live_requests == 0, 60)
-            assert daemon.process is not None
-            times = psutil.Process(daemon.process.pid).cpu_times()
+            times = process.cpu_times()
         finally:
             daemon.signal(signal.SIGKILL)
     lost = {r: n for r, n in status.n_tokens_lost.items() if n}
@@ -94,6 +108,7 @@ def run_child(
             "VLLM_CPU_KVCACHE_SPACE": "1",
             # The engine's work in the process that is timed.
             "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
+            **(_ONE_THREAD if args.pin else {}),
         },
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
