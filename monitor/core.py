@@ -149,11 +149,10 @@ class Monitor:
         n_prompt_tokens = batch.n_prompt_tokens[request_of_row[scored.rows]]
         answers = is_answer(positions[scored.rows], n_prompt_tokens)
         self._standings.update(slots, scored.evidence, offsets, answers)
-        scores = np.stack([found[:, 0] for found in scored.evidence])
         for i, start, end in zip(touched, offsets, offsets[1:], strict=False):
             rows = scored.rows[start:end]
             requests[i].history.write(
-                positions[rows], scores[:, start:end], batch.token_ids[rows]
+                positions[rows], scored.scores[:, start:end], batch.token_ids[rows]
             )
         crossed = self._standings.statistics[slots] > self._thresholds
         flags: list[Flag] = []

@@ -35,11 +35,14 @@ class ScoredRows:
         rows: int64 of shape (n_scored,); the scored rows, in order.
 
         evidence: Per detector, float32 of shape (n_scored, m).
+
+        scores: float32 of shape (n_detectors, n_scored): what the record shows.
     """
 
     fates: NDArray[np.uint8]
     rows: NDArray[np.int64]
     evidence: tuple[NDArray[np.float32], ...]
+    scores: NDArray[np.float32]
 
 
 def refusal_of(batch: StepBatch, bank_digest: str) -> LossReason | None:
@@ -67,7 +70,8 @@ def score_rows(
         fates[~repeated] = _FATES[reason]
     if not (fates == SCORED).any():
         nothing = np.empty(0, dtype=np.int64)
-        return ScoredRows(fates=fates, rows=nothing, evidence=())
+        no_scores = np.empty((len(detectors), 0), dtype=np.float32)
+        return ScoredRows(fates=fates, rows=nothing, evidence=(), scores=no_scores)
     for norms in batch.squared_norms.values():
         fates[(fates == SCORED) & (norms == NOT_WRITTEN)] = _FATES[
             LossReason.TAP_SILENT
@@ -80,10 +84,13 @@ def score_rows(
     for found in evidence:
         is_finite &= np.isfinite(found).all(axis=1)
     fates[rows[~is_finite]] = _FATES[LossReason.NOT_FINITE]
+    kept = tuple(found[is_finite] for found in evidence)
+    scores = [
+        detector.aggregator.token_scores(found)
+        for detector, found in zip(detectors, kept, strict=True)
+    ]
     return ScoredRows(
-        fates=fates,
-        rows=rows[is_finite],
-        evidence=tuple(found[is_finite] for found in evidence),
+        fates=fates, rows=rows[is_finite], evidence=kept, scores=np.stack(scores)
     )
 
 

@@ -5,13 +5,21 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from probes import (
-    ActivationShapeError,
+from probes import ActivationShapeError
+from probes.aggregate import (
+    CUSUM,
     Aggregator,
+    AttentionMean,
     EMAMax,
     Last,
     Max,
     Mean,
+    MultiMax,
+    RollingAttentionMax,
+    RollingMeanMax,
+    SlidingMeanMax,
+    SoftmaxMean,
+    TopKMean,
     aggregator_from_json,
 )
 from probes.arrays import Float32, Float64, Int64
@@ -26,8 +34,27 @@ AGGREGATORS: list[Aggregator] = [
     EMAMax(alpha=1.0),
     Max(tokens="answer"),
     EMAMax(alpha=0.25, tokens="answer"),
+    CUSUM(),
+    CUSUM(drift=0.3),
+    SlidingMeanMax(),
+    SlidingMeanMax(window=1),
+    RollingMeanMax(),
+    RollingMeanMax(window=3),
+    SoftmaxMean(),
+    SoftmaxMean(temperature=0.1),
+    TopKMean(),
+    TopKMean(k=1),
+    AttentionMean(n_heads=3),
+    RollingAttentionMax(),
+    RollingAttentionMax(n_heads=3, window=4),
+    MultiMax(n_heads=3),
 ]
 each = pytest.mark.parametrize("aggregator", AGGREGATORS, ids=repr)
+
+
+def evidence_of(aggregator: Aggregator, n_tokens: int, seed: int = 0) -> Float32:
+    """Return normal evidence of as many columns as *aggregator* takes."""
+    return floats(n_tokens, aggregator.n_columns, seed=seed)
 
 
 def run(
@@ -59,7 +86,9 @@ def test_any_cut_gives_the_plain_statistic(
     """
     However requests are cut into batches, each ends with its plain statistic.
     """
-    requests = [floats(n, 1, seed=seed % 1000 + i) for i, n in enumerate(lengths)]
+    requests = [
+        evidence_of(aggregator, n, seed=seed % 1000 + i) for i, n in enumerate(lengths)
+    ]
 
     statistic = run(aggregator, requests, n_batches, seed)
 
@@ -72,7 +101,7 @@ def test_long_request_gives_the_plain_statistic(aggregator: Aggregator) -> None:
     """
     Nothing is lost over ten thousand tokens in one segment.
     """
-    rows = floats(10_000, 1)
+    rows = evidence_of(aggregator, 10_000)
 
     statistic = run(aggregator, [rows], 1, seed=0)
 
@@ -85,9 +114,11 @@ def test_no_rows_leave_the_state(aggregator: Aggregator) -> None:
     A segment without rows changes neither state nor statistic.
     """
     offsets = np.array([0, 3, 5], dtype=np.int64)
-    state, before = aggregator.update(aggregator.start(2), floats(5, 1), offsets)
+    state, before = aggregator.update(
+        aggregator.start(2), evidence_of(aggregator, 5), offsets
+    )
 
-    nothing = np.empty((0, 1), dtype=np.float32)
+    nothing = evidence_of(aggregator, 0)
     after_state, after = aggregator.update(state, nothing, np.zeros(3, dtype=np.int64))
 
     np.testing.assert_array_equal(state, after_state)
@@ -103,11 +134,13 @@ def test_before_any_token_the_statistic_is_minus_infinity(
     """
     offsets = np.array([0, 0, 2], dtype=np.int64)
 
-    _, statistic = aggregator.update(aggregator.start(2), floats(2, 1), offsets)
+    _, statistic = aggregator.update(
+        aggregator.start(2), evidence_of(aggregator, 2), offsets
+    )
 
     assert -np.inf == statistic[0]
     assert np.isfinite(statistic[1])
-    assert -np.inf == aggregator.aggregate(np.empty((0, 1), dtype=np.float32))
+    assert -np.inf == aggregator.aggregate(evidence_of(aggregator, 0))
 
 
 @each
@@ -119,9 +152,9 @@ def test_update_is_pure(aggregator: Aggregator) -> None:
     start = aggregator.start(1)
     copy = start.copy()
 
-    first_state, first = aggregator.update(start, floats(4, 1), offsets)
+    first_state, first = aggregator.update(start, evidence_of(aggregator, 4), offsets)
     first_state[:] = 0
-    _, second = aggregator.update(start, floats(4, 1), offsets)
+    _, second = aggregator.update(start, evidence_of(aggregator, 4), offsets)
 
     np.testing.assert_array_equal(copy, start)
     np.testing.assert_array_equal(first, second)
@@ -134,7 +167,7 @@ def test_monotone_means_never_falling(aggregator: Aggregator) -> None:
     """
     state, before = aggregator.start(1), np.array([-np.inf])
     falls = False
-    for row in floats(50, 1):
+    for row in evidence_of(aggregator, 50):
         state, after = aggregator.update(state, row[None], np.array([0, 1]))
         falls |= bool(after[0] < before[0])
         before = after
@@ -148,7 +181,8 @@ def test_non_finite_evidence_is_refused(aggregator: Aggregator, bad: float) -> N
     """
     Evidence that is not finite is refused: NaN would pass as clean.
     """
-    evidence = np.array([[0.0], [bad]], dtype=np.float32)
+    evidence = evidence_of(aggregator, 2)
+    evidence[1, -1] = bad
 
     with pytest.raises(ActivationShapeError, match="finite"):
         aggregator.update(aggregator.start(1), evidence, np.array([0, 2]))
@@ -167,16 +201,50 @@ def test_offsets_that_do_not_fit_are_refused(
     offsets: Int64 = np.array(row_offsets, dtype=np.int64)
 
     with pytest.raises(ActivationShapeError, match="row offsets"):
-        aggregator.update(aggregator.start(2), floats(2, 1), offsets)
+        aggregator.update(aggregator.start(2), evidence_of(aggregator, 2), offsets)
 
 
 @each
 def test_several_columns_are_refused(aggregator: Aggregator) -> None:
     """
-    Evidence of more than one column is refused rather than averaged somehow.
+    Evidence of another number of columns is refused rather than averaged somehow.
     """
-    with pytest.raises(ActivationShapeError, match=r"\(n_tokens, 1\)"):
-        aggregator.update(aggregator.start(1), floats(2, 2), np.array([0, 2]))
+    n_columns = aggregator.n_columns
+    with pytest.raises(ActivationShapeError, match=rf"\(n_tokens, {n_columns}\)"):
+        aggregator.update(
+            aggregator.start(1), floats(2, n_columns + 1), np.array([0, 2])
+        )
+
+
+@each
+def test_a_huge_request_leaves_the_others_alone(aggregator: Aggregator) -> None:
+    """
+    Evidence near float32's limits in one request does not move another's statistic.
+    """
+    huge = np.full_like(evidence_of(aggregator, 7), np.finfo(np.float32).max)
+    quiet = evidence_of(aggregator, 7, seed=1)
+
+    alone = run(aggregator, [quiet], 3, seed=0)
+    beside = run(aggregator, [huge, quiet, -huge], 3, seed=0)
+
+    assert np.isfinite(beside).all()
+    np.testing.assert_allclose(alone, beside[1:2], rtol=1e-12)
+
+
+@each
+def test_token_scores_are_one_number_a_token(aggregator: Aggregator) -> None:
+    """
+    Each token has one finite number to show, however loud its evidence.
+    """
+    evidence = evidence_of(aggregator, 4)
+    evidence[1] = np.finfo(np.float32).max
+
+    scores = aggregator.token_scores(evidence)
+
+    assert (4,) == scores.shape
+    assert np.float32 == scores.dtype
+    assert np.isfinite(scores).all()
+    assert 1 == scores.argmax()
 
 
 @each
