@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from monitor.records import NOT_WRITTEN, LossReason, StepBatch
 from probes.bank import ProjectionBank
-from probes.detector import Detector
+from probes.detector import Detector, evidence_of
 
 SCORED = 0
 """Row fate: it has evidence."""
@@ -121,4 +121,8 @@ def _evidence(
     rows = np.flatnonzero(fates == SCORED)
     columns = {hook_point: values[rows] for hook_point, values in columns.items()}
     norms = {hook_point: values[rows] for hook_point, values in norms.items()}
-    return [d.head(bank.columns_of(d.name, columns, norms)) for d in detectors]
+    whole = {hook_point: x[rows] for hook_point, x in batch.activations.items()}
+    return [
+        evidence_of(d, bank.columns_of(d.name, columns, norms), whole)
+        for d in detectors
+    ]

@@ -1,12 +1,16 @@
+# A family is stored as its dataclass's fields, each by its type: a new family is one
+# line in `_FAMILIES`.
 """Detectors as plain data: a JSON table and named arrays."""
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import Field, fields
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from probes.aggregate import aggregator_from_json
+from probes.aggregate import Aggregator, aggregator_from_json
+from probes.arrays import Float32, Int64
 from probes.detector import Detector
 from probes.errors import ArtifactError
 from probes.fields import Fields
@@ -16,38 +20,10 @@ from probes.sae import SAEFeatureDetector
 
 Arrays = dict[str, NDArray[np.generic]]
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Family:
-    """
-    How one family is stored: its class, and which fields are what.
-
-    Every family also has a name, a hook point and an aggregator.
-    """
-
-    cls: type
-    build: Callable[..., Detector]
-    arrays: tuple[str, ...]
-    numbers: tuple[str, ...] = ()
-    texts: tuple[str, ...] = ()
-
-
-_FAMILIES = {
-    "linear": _Family(
-        cls=LinearProbe, build=LinearProbe, arrays=("weight",), numbers=("bias",)
-    ),
-    "sae": _Family(
-        cls=SAEFeatureDetector,
-        build=SAEFeatureDetector,
-        arrays=("encoder", "bias", "thresholds", "features", "feature_weights"),
-        texts=("activation",),
-    ),
-    "mahalanobis": _Family(
-        cls=Mahalanobis,
-        build=Mahalanobis,
-        arrays=("mean", "directions", "variances"),
-        numbers=("residual_variance",),
-    ),
+_FAMILIES: dict[str, type[Any]] = {
+    "linear": LinearProbe,
+    "sae": SAEFeatureDetector,
+    "mahalanobis": Mahalanobis,
 }
 
 
@@ -58,25 +34,23 @@ def pack(detector: Detector) -> tuple[dict[str, object], Arrays]:
     Raises:
         ArtifactError: The detector is of no family that can be stored.
     """
-    for family_name, family in _FAMILIES.items():
-        if isinstance(detector, family.cls):
-            table: dict[str, object] = {
-                "family": family_name,
-                "name": detector.name,
-                "hook_point": detector.projections[0].hook_point,
-                "aggregator": detector.aggregator.to_json(),
-            }
-            for key in (*family.numbers, *family.texts):
-                table[key] = getattr(detector, key)
-            arrays = {
-                f"{detector.name}/{key}": np.ascontiguousarray(getattr(detector, key))
-                for key in family.arrays
-            }
-            return table, arrays
-    raise ArtifactError(
-        f"detector {detector.name!r}: expected one of {sorted(_FAMILIES)}, "
-        f"got {type(detector).__name__}"
-    )
+    names = [name for name, cls in _FAMILIES.items() if type(detector) is cls]
+    if not names:
+        raise ArtifactError(
+            f"detector {detector.name!r}: expected one of {sorted(_FAMILIES)}, "
+            f"got {type(detector).__name__}"
+        )
+    table: dict[str, object] = {"family": names[0]}
+    arrays: Arrays = {}
+    for one in _stored(type(detector)):
+        value = getattr(detector, one.name)
+        if _is_array(one):
+            arrays[f"{detector.name}/{one.name}"] = np.ascontiguousarray(value)
+        elif one.type is Aggregator:
+            table[one.name] = value.to_json()
+        else:
+            table[one.name] = list(value) if isinstance(value, tuple) else value
+    return table, arrays
 
 
 def unpack(table: Fields, arrays: Arrays) -> Detector:
@@ -92,27 +66,48 @@ def unpack(table: Fields, arrays: Arrays) -> Detector:
             "family", f"expected one of {sorted(_FAMILIES)}, found {family_name!r}"
         )
     family = _FAMILIES[family_name]
-    values: dict[str, object] = {"name": name, "hook_point": table.text("hook_point")}
-    values |= {key: table.number(key) for key in family.numbers}
-    values |= {key: table.text(key) for key in family.texts}
-    for key in family.arrays:
-        if f"{name}/{key}" not in arrays:
-            table.fail(key, f"expected an array {name}/{key}, found none")
-        values[key] = arrays.pop(f"{name}/{key}")
-    aggregator = table.table("aggregator")
+    values: dict[str, object] = {"name": name}
+    aggregator: Mapping[str, object] = {}
+    for one in _stored(family):
+        key = one.name
+        if key == "name":
+            continue
+        if _is_array(one):
+            if f"{name}/{key}" not in arrays:
+                table.fail(key, f"expected an array {name}/{key}, found none")
+            values[key] = arrays.pop(f"{name}/{key}")
+        elif one.type is Aggregator:
+            aggregator = table.table(key).data
+        else:
+            values[key] = _plain(table, key, one.type)
     table.close()
-    return _build(family, values, table, aggregator.data)
-
-
-def _build(
-    family: _Family,
-    values: dict[str, object],
-    table: Fields,
-    aggregator: Mapping[str, object],
-) -> Detector:
     try:
         # A number too large for float32 becomes infinite, and is refused as such.
         with np.errstate(over="ignore", invalid="ignore"):
-            return family.build(**values, aggregator=aggregator_from_json(aggregator))
+            made: Detector = family(
+                **values, aggregator=aggregator_from_json(aggregator)
+            )
+            return made
     except ValueError as error:
         raise ArtifactError(f"{table.file}: {table.path}: {error}") from error
+
+
+def _stored(family: type[Any]) -> Iterator[Field[Any]]:
+    """The fields that a detector is made from."""
+    return (one for one in fields(family) if one.init)
+
+
+def _is_array(one: Field[Any]) -> bool:
+    return one.type in (Float32, Int64)
+
+
+def _plain(table: Fields, key: str, kind: object) -> object:
+    if kind is str:
+        return table.text(key)
+    if kind is int:
+        return table.integer(key)
+    if kind is float:
+        return table.number(key)
+    if kind == tuple[str, ...]:
+        return tuple(table.texts(key))
+    raise TypeError(f"{key}: no way to store {kind}")

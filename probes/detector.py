@@ -92,6 +92,53 @@ class Detector(Protocol):
         ...
 
 
+@runtime_checkable
+class ActivationDetector(Detector, Protocol):
+    """
+    A detector that columns alone do not decide: of some tokens it reads it all.
+
+    Its projections are a pre-filter. It works only where whole activations are at
+    hand, and says so where they are not: `head` raises.
+    """
+
+    def head_on_activations(
+        self, columns: Float32, activations: Mapping[str, Float32]
+    ) -> Float32:
+        """
+        Evidence of each token, as `Detector.head` gives it.
+
+        Args:
+            columns: As for `Detector.head`.
+
+            activations: By hook point, of shape (n_tokens, d_model), float32.
+        """
+        ...
+
+
+def evidence_of(
+    detector: Detector, columns: Float32, activations: Mapping[str, Float32] | None
+) -> Float32:
+    """
+    Evidence of each token, by whichever head *detector* has.
+
+    Raises:
+        ActivationShapeError: The arrays do not fit, or *detector* reads whole
+            activations and there are none.
+    """
+    if isinstance(detector, ActivationDetector) and activations:
+        return detector.head_on_activations(columns, activations)
+    return detector.head(columns)
+
+
+def check_aggregator(what: str, aggregator: Aggregator, n_columns: int) -> None:
+    """Raise `ValueError` unless *aggregator* takes evidence of *n_columns*."""
+    if aggregator.n_columns != n_columns:
+        raise ValueError(
+            f"{what}: aggregator: expected one for {n_columns} columns of evidence, "
+            f"got {aggregator.name} for {aggregator.n_columns}"
+        )
+
+
 def check_name(name: str) -> None:
     """Raise `ValueError` unless *name* can be a detector's (or a bundle's)."""
     if not _NAME.fullmatch(name):
@@ -168,4 +215,4 @@ def score(detector: Detector, activations: Mapping[str, Float32]) -> Float32:
             f"detector {detector.name!r} expects as many tokens at each hook point, "
             f"got {[len(part) for part in parts]}"
         )
-    return detector.head(np.concatenate(parts, axis=1))
+    return evidence_of(detector, np.concatenate(parts, axis=1), activations)

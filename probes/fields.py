@@ -76,6 +76,13 @@ class Fields:
             self.fail(key, f"expected a list, found {value!r}")
         return value
 
+    def texts(self, key: str) -> list[str]:
+        items = self.items(key)
+        for item in items:
+            if not isinstance(item, str):
+                self.fail(key, f"expected strings, found {item!r}")
+        return [str(item) for item in items]
+
     def tables(self, key: str) -> list["Fields"]:
         items = self.items(key)
         return [self.nested(f"{key}[{i}]", item) for i, item in enumerate(items)]

@@ -6,7 +6,7 @@ import numpy as np
 
 from probes.aggregate import Aggregator
 from probes.arrays import Float32, check_array
-from probes.detector import Projection, check_columns, check_name
+from probes.detector import Projection, check_aggregator, check_columns, check_name
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -47,6 +47,7 @@ class LinearProbe:
     def __post_init__(self) -> None:
         check_name(self.name)
         check_array(f"probe {self.name!r}: weight", self.weight, ("d_model",))
+        check_aggregator(f"probe {self.name!r}", self.aggregator, 1)
         projection = Projection(
             hook_point=self.hook_point,
             weight=self.weight[None, :],

@@ -6,7 +6,7 @@ import numpy as np
 
 from probes.aggregate import Aggregator
 from probes.arrays import FLOAT32_MAX, Float32, Float64, check_array
-from probes.detector import Projection, check_columns, check_name
+from probes.detector import Projection, check_aggregator, check_columns, check_name
 
 _N_MEAN_PARTS = 4
 
@@ -76,6 +76,7 @@ class Mahalanobis:
             raise ValueError(
                 f"{what}: directions: expected 1 to {len(self.mean)}, got {self.rank}"
             )
+        check_aggregator(what, self.aggregator, 1)
         object.__setattr__(self, "projections", (self._projection(),))
 
     @property

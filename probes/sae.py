@@ -8,7 +8,7 @@ import numpy as np
 
 from probes.aggregate import Aggregator
 from probes.arrays import FLOAT32_MAX, Float32, Int64, check_array
-from probes.detector import Projection, check_columns, check_name
+from probes.detector import Projection, check_aggregator, check_columns, check_name
 from probes.sae_formats.record import SAE, activate
 
 
@@ -64,6 +64,7 @@ class SAEFeatureDetector:
                 f"{what}: activation: expected 'relu' or 'jumprelu', "
                 f"got {self.activation!r}"
             )
+        check_aggregator(what, self.aggregator, 1)
         projection = Projection(
             hook_point=self.hook_point, weight=self.encoder, bias=self.bias
         )

@@ -2,6 +2,7 @@
 
 from probes.bank import ProjectionBank
 from probes.bundle import Bundle, check_identity
+from probes.detector import ActivationDetector
 from probes.errors import ArtifactError
 from probes.identity import ModelIdentity
 from service.rpc.innerwatch.v1 import innerwatch_pb2 as pb
@@ -47,6 +48,15 @@ def check_hello(request: pb.HelloRequest, bundle: Bundle, bank: ProjectionBank) 
             f"tapped are {sorted(request.hook_points)}"
         )
     if request.mode == pb.CAPTURE_MODE_PUSHDOWN:
+        reading_all = [
+            d.name for d in bundle.detectors if isinstance(d, ActivationDetector)
+        ]
+        if reading_all:
+            raise UnfitEngine(
+                f"mode: {reading_all} of bundle {bundle.name!r} read whole "
+                f"activations: expected the plugin in mode 'activations', "
+                f"got 'pushdown'"
+            )
         needed = max(bank.n_columns(h) for h in bank.hook_points)
         if needed > request.k_max:
             raise UnfitEngine(
