@@ -1,0 +1,76 @@
+"""Rules over a few SAE features: what their activations have to do with each other."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from probes.arrays import FLOAT32_MAX, Float32, check_array
+
+RULES = ("weighted_sum", "any", "all", "count")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class FeatureRule:
+    """
+    Feature activations to one number a token, 0 where the rule does not hold.
+
+    - weighted_sum: ``sum_i w_i f_i``, below 0 too if a weight is;
+    - any: ``max_i (f_i - t_i)``, where that is above 0;
+    - all: ``min_i (f_i - t_i)``, where that is above 0;
+    - count: how many ``f_i > t_i``.
+
+    Attributes:
+        kind: One of `RULES`.
+
+        weights: w of shape (k,), float32: for weighted_sum.
+
+        levels: t of shape (k,), float32, at least 0: for the others.
+    """
+
+    kind: str
+    weights: Float32
+    levels: Float32
+
+    def __post_init__(self) -> None:
+        if self.kind not in RULES:
+            raise ValueError(f"rule: expected one of {list(RULES)}, got {self.kind!r}")
+        check_array("rule: weights", self.weights, ("k",))
+        check_array("rule: levels", self.levels, (len(self.weights),))
+        if (self.levels < 0).any():
+            raise ValueError("rule: levels: expected numbers of at least 0")
+
+    def evidence(self, features: Float32) -> Float32:
+        """
+        The rule on *features* of shape (n_tokens, k), at least 0.
+
+        Returns:
+            Of shape (n_tokens, 1), float32; NaN where a feature is.
+        """
+        wide = features.astype(np.float64)
+        excess = wide - self.levels
+        if self.kind == "weighted_sum":
+            found = wide @ self.weights.astype(np.float64)
+        elif self.kind == "any":
+            found = np.maximum(excess.max(axis=1), 0)
+        elif self.kind == "all":
+            found = np.maximum(excess.min(axis=1), 0)
+        else:
+            found = (excess > 0).sum(axis=1).astype(np.float64)
+            found[np.isnan(excess).any(axis=1)] = np.nan
+        clipped = np.clip(found, -FLOAT32_MAX, FLOAT32_MAX)
+        return clipped.astype(np.float32)[:, None]
+
+    def may_hold(self, bounds: Float32, slack: Float32) -> NDArray[np.bool_]:
+        """
+        Which tokens can have evidence other than 0, (n_tokens,).
+
+        Args:
+            bounds: No feature is higher, of shape (n_tokens, k).
+
+            slack: What rounding may have taken off a bound, of the same shape.
+        """
+        levels = 0 if self.kind == "weighted_sum" else self.levels
+        # Not "above": a NaN has to be looked at.
+        may_be_on = ~(bounds + slack <= levels)
+        return may_be_on.all(axis=1) if self.kind == "all" else may_be_on.any(axis=1)
