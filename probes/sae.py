@@ -9,7 +9,8 @@ import numpy as np
 from probes.aggregate import Aggregator
 from probes.arrays import FLOAT32_MAX, Float32, Int64, check_array
 from probes.detector import Projection, check_aggregator, check_columns, check_name
-from probes.sae_formats.record import SAE, activate
+from probes.sae_formats.activations import activate
+from probes.sae_formats.record import SAE
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -84,9 +85,10 @@ class SAEFeatureDetector:
         Watch *features* of *sae*, each with weight 1 unless said.
 
         Raises:
-            ValueError: A feature is not in the SAE, or is there twice, or the
-                weights are not one a feature.
+            ValueError: A feature is not in the SAE, or is there twice, the weights
+                are not one a feature, or the SAE is not of a kind that is read here.
         """
+        _check_kind(f"SAE detector {name!r}", sae)
         outside = [f for f in features if not 0 <= f < sae.d_sae]
         if not features or outside or len(set(features)) < len(features):
             raise ValueError(
@@ -116,3 +118,11 @@ class SAEFeatureDetector:
         evidence = activations.astype(np.float64) @ self.feature_weights
         clipped = np.clip(evidence, -FLOAT32_MAX, FLOAT32_MAX)
         return clipped.astype(np.float32)[:, None]
+
+
+def _check_kind(what: str, sae: SAE) -> None:
+    if sae.activation not in ("relu", "jumprelu") or sae.input_norm != "none":
+        raise ValueError(
+            f"{what}: expected a relu or jumprelu SAE of unnormalised activations, "
+            f"got {sae.activation} with input_norm {sae.input_norm!r}"
+        )
