@@ -61,8 +61,9 @@ def load_saelens(path: Path) -> SAE:
     return SAE(
         W_enc=W_enc,
         b_enc=b_enc,
+        activation=architecture.replace("standard", "relu"),
         threshold=threshold,
-        hook_point=hook_point,
+        hook_points=(hook_point,),
         model_name=model_name,
     )
 
