@@ -2,9 +2,10 @@
 # line in `_FAMILIES`.
 """Detectors as plain data: a JSON table and named arrays."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import Field, fields
-from typing import Any
+from types import NoneType
+from typing import Any, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,13 +17,18 @@ from probes.errors import ArtifactError
 from probes.fields import Fields
 from probes.linear import LinearProbe
 from probes.mahalanobis import Mahalanobis
+from probes.reconstruction import SAEReconstruction
 from probes.sae import SAEFeatureDetector
+from probes.sae_formats.record import SAE
+from probes.topk import TopKFeatureDetector
 
 Arrays = dict[str, NDArray[np.generic]]
 
 _FAMILIES: dict[str, type[Any]] = {
     "linear": LinearProbe,
     "sae": SAEFeatureDetector,
+    "topk": TopKFeatureDetector,
+    "sae_reconstruction": SAEReconstruction,
     "mahalanobis": Mahalanobis,
 }
 
@@ -40,17 +46,8 @@ def pack(detector: Detector) -> tuple[dict[str, object], Arrays]:
             f"detector {detector.name!r}: expected one of {sorted(_FAMILIES)}, "
             f"got {type(detector).__name__}"
         )
-    table: dict[str, object] = {"family": names[0]}
     arrays: Arrays = {}
-    for one in _stored(type(detector)):
-        value = getattr(detector, one.name)
-        if _is_array(one):
-            arrays[f"{detector.name}/{one.name}"] = np.ascontiguousarray(value)
-        elif one.type is Aggregator:
-            table[one.name] = value.to_json()
-        else:
-            table[one.name] = list(value) if isinstance(value, tuple) else value
-    return table, arrays
+    return {"family": names[0]} | _pack(detector, detector.name, arrays), arrays
 
 
 def unpack(table: Fields, arrays: Arrays) -> Detector:
@@ -65,49 +62,86 @@ def unpack(table: Fields, arrays: Arrays) -> Detector:
         table.fail(
             "family", f"expected one of {sorted(_FAMILIES)}, found {family_name!r}"
         )
-    family = _FAMILIES[family_name]
-    values: dict[str, object] = {"name": name}
-    aggregator: Mapping[str, object] = {}
-    for one in _stored(family):
-        key = one.name
-        if key == "name":
+    made: Detector = _unpack(_FAMILIES[family_name], table, name, arrays, name=name)
+    return made
+
+
+def _pack(record: Any, prefix: str, arrays: Arrays) -> dict[str, object]:
+    """The plain fields of *record*; its arrays go to *arrays*, under *prefix*."""
+    table: dict[str, object] = {}
+    for one in _stored(type(record)):
+        value, where = getattr(record, one.name), f"{prefix}/{one.name}"
+        if value is None:
             continue
-        if _is_array(one):
-            if f"{name}/{key}" not in arrays:
-                table.fail(key, f"expected an array {name}/{key}, found none")
-            values[key] = arrays.pop(f"{name}/{key}")
+        if isinstance(value, np.ndarray):
+            arrays[where] = np.ascontiguousarray(value)
         elif one.type is Aggregator:
-            aggregator = table.table(key).data
+            table[one.name] = value.to_json()
+        elif one.type is SAE:
+            table[one.name] = _pack(value, where, arrays)
         else:
-            values[key] = _plain(table, key, one.type)
+            table[one.name] = list(value) if isinstance(value, tuple) else value
+    return table
+
+
+def _unpack(
+    cls: type[Any], table: Fields, prefix: str, arrays: Arrays, **known: object
+) -> Any:
+    """The record that `_pack` made *table* and the arrays under *prefix* from."""
+    values = dict(known)
+    for one in _stored(cls):
+        if one.name not in known:
+            value = _value(one, table, f"{prefix}/{one.name}", arrays)
+            if value is not None or _is_optional(one):
+                values[one.name] = value
     table.close()
     try:
         # A number too large for float32 becomes infinite, and is refused as such.
         with np.errstate(over="ignore", invalid="ignore"):
-            made: Detector = family(
-                **values, aggregator=aggregator_from_json(aggregator)
-            )
-            return made
+            return cls(**values)
     except ValueError as error:
         raise ArtifactError(f"{table.file}: {table.path}: {error}") from error
 
 
-def _stored(family: type[Any]) -> Iterator[Field[Any]]:
-    """The fields that a detector is made from."""
-    return (one for one in fields(family) if one.init)
+def _value(one: Field[Any], table: Fields, where: str, arrays: Arrays) -> object:
+    key, kind = one.name, _kind(one)
+    if kind in (Float32, Int64):
+        if where not in arrays and not _is_optional(one):
+            table.fail(key, f"expected an array {where}, found none")
+        return arrays.pop(where, None)
+    if _is_optional(one) and not table.has(key):
+        return None
+    if kind is Aggregator:
+        nested = table.table(key)
+        try:
+            return aggregator_from_json(nested.data)
+        except ValueError as error:
+            raise ArtifactError(f"{table.file}: {table.path}: {error}") from error
+    if kind is SAE:
+        return _unpack(SAE, table.table(key), where, arrays)
+    return _READERS[kind](table, key)
 
 
-def _is_array(one: Field[Any]) -> bool:
-    return one.type in (Float32, Int64)
+_READERS: dict[object, Callable[[Fields, str], object]] = {
+    str: Fields.text,
+    int: Fields.integer,
+    float: Fields.number,
+    bool: Fields.truth,
+    tuple[str, ...]: lambda table, key: tuple(table.texts(key)),
+}
+"""How a plain field is read, by its type."""
 
 
-def _plain(table: Fields, key: str, kind: object) -> object:
-    if kind is str:
-        return table.text(key)
-    if kind is int:
-        return table.integer(key)
-    if kind is float:
-        return table.number(key)
-    if kind == tuple[str, ...]:
-        return tuple(table.texts(key))
-    raise TypeError(f"{key}: no way to store {kind}")
+def _stored(cls: type[Any]) -> Iterator[Field[Any]]:
+    """The fields that a record is made from."""
+    return (one for one in fields(cls) if one.init)
+
+
+def _is_optional(one: Field[Any]) -> bool:
+    return NoneType in get_args(one.type)
+
+
+def _kind(one: Field[Any]) -> object:
+    """The field's type, without None."""
+    kinds = [kind for kind in get_args(one.type) if kind is not NoneType]
+    return kinds[0] if _is_optional(one) else one.type

@@ -189,6 +189,25 @@ def activations_at(
     return found
 
 
+def activations_of(
+    hook_points: Sequence[str], d_model: int, activations: Mapping[str, Float32]
+) -> Float32:
+    """
+    Activations at several hook points side by side, (n_tokens, n * *d_model*).
+
+    Raises:
+        ActivationShapeError: Some are missing, of another shape or dtype, or of
+            another number of tokens.
+    """
+    parts = [activations_at(h, d_model, activations) for h in hook_points]
+    if len({len(part) for part in parts}) > 1:
+        raise ActivationShapeError(
+            f"expected as many tokens at each of {list(hook_points)}, "
+            f"got {[len(part) for part in parts]}"
+        )
+    return np.concatenate(parts, axis=1)
+
+
 def score(detector: Detector, activations: Mapping[str, Float32]) -> Float32:
     """
     Evidence of each token, straight from activations: the plain twin of the bank.

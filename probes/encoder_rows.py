@@ -51,7 +51,7 @@ class EncoderRows:
 
     @property
     def d_model(self) -> int:
-        return self.weight.shape[1] // len(self.hook_points)
+        return int(self.weight.shape[1]) // len(self.hook_points)
 
     def projections(self) -> tuple[Projection, ...]:
         """One a source; the bias is added later, behind the normalisation."""
@@ -78,8 +78,9 @@ class EncoderRows:
             products = wide.reshape(len(wide), len(self.hook_points), k).sum(axis=1)
         else:
             products = wide[:, :k] / self._spread(wide)[:, None]
-        pre = np.clip(products + self.bias, -FLOAT32_MAX, FLOAT32_MAX)
-        return pre.astype(np.float32)
+        wide_pre = np.clip(products + self.bias, -FLOAT32_MAX, FLOAT32_MAX)
+        pre: Float32 = wide_pre.astype(np.float32)
+        return pre
 
     def _spread(self, columns: Float64) -> Float64:
         """What the normalisation divides by, (n_tokens,); 1 for a row without any."""

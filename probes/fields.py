@@ -76,6 +76,12 @@ class Fields:
             self.fail(key, f"expected a list, found {value!r}")
         return value
 
+    def truth(self, key: str) -> bool:
+        value = self.take(key, "true or false")
+        if not isinstance(value, bool):
+            self.fail(key, f"expected true or false, found {value!r}")
+        return value
+
     def texts(self, key: str) -> list[str]:
         items = self.items(key)
         for item in items:

@@ -10,7 +10,7 @@ from probes.aggregate import Aggregator
 from probes.arrays import FLOAT32_MAX, Float32
 from probes.detector import (
     Projection,
-    activations_at,
+    activations_of,
     check_aggregator,
     check_columns,
     check_name,
@@ -87,10 +87,7 @@ class SAEReconstruction:
             ActivationShapeError: The arrays do not fit.
         """
         check_columns(self, columns)
-        rows = np.concatenate(
-            [activations_at(h, self.sae.d_model, activations) for h in self.sae.hook_points],
-            axis=1,
-        )
+        rows = activations_of(self.sae.hook_points, self.sae.d_model, activations)
         n_at_once = max(1, _MAX_VALUES // self.sae.d_sae)
         parts = [
             self._share(rows[start : start + n_at_once])
@@ -102,6 +99,8 @@ class SAEReconstruction:
         wide = rows.astype(np.float64)
         missing = wide - self.sae.reconstruct(rows)
         energy = np.einsum("td,td->t", wide, wide)
+        lost = np.einsum("td,td->t", missing, missing)
         # Nothing is missing of nothing.
-        share = np.einsum("td,td->t", missing, missing) / np.where(energy > 0, energy, 1)
-        return np.minimum(share, FLOAT32_MAX).astype(np.float32)[:, None]
+        share = np.minimum(lost / np.where(energy > 0, energy, 1), FLOAT32_MAX)
+        evidence: Float32 = share[:, None].astype(np.float32)
+        return evidence

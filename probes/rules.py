@@ -72,5 +72,7 @@ class FeatureRule:
         """
         levels = 0 if self.kind == "weighted_sum" else self.levels
         # Not "above": a NaN has to be looked at.
-        may_be_on = ~(bounds + slack <= levels)
-        return may_be_on.all(axis=1) if self.kind == "all" else may_be_on.any(axis=1)
+        may_be_on: NDArray[np.bool_] = np.logical_not(bounds + slack <= levels)
+        judge = np.logical_and if self.kind == "all" else np.logical_or
+        found: NDArray[np.bool_] = judge.reduce(may_be_on, axis=1)
+        return found

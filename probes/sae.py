@@ -99,7 +99,9 @@ class SAEFeatureDetector:
         for key in ("features", "groups"):
             check_array(f"{what}: {key}", getattr(self, key), (k,), np.int64)
         check_array(f"{what}: watched", self.watched, ("n_watched",), np.int64)
-        check_array(f"{what}: feature_weights", self.feature_weights, self.watched.shape)
+        check_array(
+            f"{what}: feature_weights", self.feature_weights, self.watched.shape
+        )
         self._check_indices(what)
         rows = EncoderRows(
             hook_points=self.hook_points,
@@ -192,7 +194,10 @@ class SAEFeatureDetector:
 
     def _check_indices(self, what: str) -> None:
         k = len(self.encoder)
-        if not len(self.watched) or not ((self.watched >= 0) & (self.watched < k)).all():
+        if (
+            not len(self.watched)
+            or not ((self.watched >= 0) & (self.watched < k)).all()
+        ):
             raise ValueError(f"{what}: watched: expected rows from 0 to {k - 1}")
         if (self.groups < 0).any() or (np.diff(self.groups) < 0).any():
             raise ValueError(f"{what}: groups: expected rising numbers of at least 0")

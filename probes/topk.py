@@ -8,10 +8,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from probes.aggregate import Aggregator
-from probes.arrays import Float32, Int64, check_array
+from probes.arrays import FLOAT32_MAX, Float32, Int64, check_array
 from probes.detector import (
     Projection,
-    activations_at,
+    activations_of,
     check_aggregator,
     check_columns,
     check_name,
@@ -135,10 +135,7 @@ class TopKFeatureDetector:
             ActivationShapeError: The arrays do not fit.
         """
         check_columns(self, columns)
-        rows = np.concatenate(
-            [activations_at(h, self.sae.d_model, activations) for h in self.sae.hook_points],
-            axis=1,
-        )
+        rows = activations_of(self.sae.hook_points, self.sae.d_model, activations)
         if len(rows) != len(columns):
             raise ActivationShapeError(
                 f"detector {self.name!r} expects as many activations as columns, "
@@ -156,6 +153,9 @@ class TopKFeatureDetector:
 
     def may_hold(self, columns: Float32, activations: Float32) -> NDArray[np.bool_]:
         """Which tokens the whole encoder has to look at, (n_tokens,)."""
+        if self.sae.is_raw and self.rule == "weighted_sum":
+            # A value below 0 is kept, and no bound says that it is not there.
+            return np.ones(len(columns), dtype=np.bool_)
         bounds = np.maximum(self._rows.pre_activations(columns), 0)
         return self._rule.may_hold(bounds, self._rounding(activations))
 
@@ -173,6 +173,7 @@ class TopKFeatureDetector:
             lengths = np.full(len(rows), np.sqrt(d))
         widths = np.linalg.norm(self._rows.weight.astype(np.float64), axis=1)
         unit = float(np.finfo(np.float32).eps)
-        slack = 2 * d * unit * lengths[:, None] * widths + unit * np.abs(self._rows.bias)
-        clipped: Float32 = np.minimum(slack, np.finfo(np.float32).max).astype(np.float32)
+        slack = 2 * d * unit * lengths[:, None] * widths
+        slack += unit * np.abs(self._rows.bias)
+        clipped: Float32 = np.minimum(slack, FLOAT32_MAX).astype(np.float32)
         return clipped

@@ -4,6 +4,7 @@ import importlib.util
 import json
 import os
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -20,7 +21,11 @@ from probes import (
     ModelIdentity,
     SAEFeatureDetector,
 )
+from probes.aggregate import RollingMeanMax
 from probes.arrays import Float32
+from probes.reconstruction import SAEReconstruction
+from probes.sae_formats.record import SAE
+from probes.topk import TopKFeatureDetector
 
 D_MODEL = 12
 HOOK_POINT = "blocks.1.hook_resid_post"
@@ -66,17 +71,66 @@ def linear(name: str = "linear", hook_point: str = HOOK_POINT) -> LinearProbe:
     )
 
 
-def sae_features(activation: str = "jumprelu") -> SAEFeatureDetector:
-    return SAEFeatureDetector(
-        name=f"sae-{activation}",
-        hook_point=LATER_HOOK_POINT,
-        encoder=floats(3, D_MODEL, seed=2),
-        bias=floats(3, seed=3),
-        thresholds=np.array([0.5, 1.0, 2.0], dtype=np.float32),
-        activation=activation,
-        features=np.array([7, 3, 40], dtype=np.int64),
-        feature_weights=np.array([1.0, 0.5, -2.0], dtype=np.float32),
+def sae(activation: str = "jumprelu", **changes: Any) -> SAE:
+    """A random SAE with 60 features and everything that its activation needs."""
+    d_sae = 60
+    needs: dict[str, dict[str, Any]] = {
+        "relu": {},
+        "jumprelu": {"threshold": np.abs(floats(d_sae, seed=32))},
+        "gated": {
+            "b_gate": floats(d_sae, seed=33),
+            "r_mag": floats(d_sae, seed=34) / np.float32(3),
+            "b_mag": floats(d_sae, seed=35),
+        },
+        "topk": {"k": 6},
+        "groupmax": {"k": 12},
+    }
+    fields: dict[str, Any] = {
+        "W_enc": floats(D_MODEL, d_sae, seed=30),
+        "b_enc": floats(d_sae, seed=31),
+        "activation": activation,
+        "hook_points": (LATER_HOOK_POINT,),
+        "model_name": "tiny",
+        "W_dec": floats(d_sae, D_MODEL, seed=36) / np.float32(D_MODEL),
+        "b_dec": floats(D_MODEL, seed=37),
+    }
+    return SAE(**(fields | needs[activation] | changes))
+
+
+def crosscoder() -> SAE:
+    """A random crosscoder that reads two hook points."""
+    return sae(
+        "jumprelu",
+        W_enc=floats(2 * D_MODEL, 60, seed=38),
+        hook_points=(HOOK_POINT, LATER_HOOK_POINT),
+        W_dec=None,
+        b_dec=None,
+    )
+
+
+def sae_features(
+    activation: str = "jumprelu", rule: str = "weighted_sum", **changes: Any
+) -> SAEFeatureDetector:
+    norm = changes.get("input_norm", "none")
+    return SAEFeatureDetector.from_sae(
+        sae(activation, **changes),
+        name=f"sae-{activation}-{norm}-{rule}",
+        features=[7, 3, 40],
+        rule=rule,
+        feature_weights=[1.0, 0.5, -2.0],
+        levels=[0.5, 0.0, 1.0],
         aggregator=EMAMax(alpha=0.25),
+    )
+
+
+def topk_features(rule: str = "any", **changes: Any) -> TopKFeatureDetector:
+    return TopKFeatureDetector.from_sae(
+        sae("topk", **changes),
+        name=f"topk-{rule}",
+        features=[7, 3, 40],
+        rule=rule,
+        levels=[0.5, 0.0, 1.0],
+        aggregator=Max(),
     )
 
 
@@ -101,7 +155,19 @@ def detectors() -> list[Detector]:
         linear(),
         linear("linear-later", LATER_HOOK_POINT),
         sae_features("jumprelu"),
-        sae_features("relu"),
+        sae_features("relu", "any"),
+        sae_features("gated", "all"),
+        sae_features("groupmax", "count"),
+        sae_features("relu", input_norm="rms"),
+        sae_features("jumprelu", input_norm="layer_norm", norm_eps=1e-5),
+        SAEFeatureDetector.from_sae(
+            crosscoder(), name="crosscoder", features=[5], aggregator=Max()
+        ),
+        topk_features(),
+        topk_features("weighted_sum"),
+        SAEReconstruction(
+            name="reconstruction", sae=sae("topk"), aggregator=RollingMeanMax()
+        ),
         mahalanobis(rank=4),
         mahalanobis(rank=D_MODEL),
     ]
