@@ -131,7 +131,8 @@ def test_huge_weights_stay_finite() -> None:
     """
     most = np.finfo(np.float32).max
     probe = mlp(n_hidden=1)
-    weights = np.tile(np.float32([most, -most, most, -most, 0]), (12, 5, 1))
+    row = np.array([most, -most, most, -most, 0], np.float32)
+    weights = np.tile(row, (12, 5, 1))
     loud = replace(
         probe, hidden_weights=weights, hidden_biases=np.full((12, 5), -most, np.float32)
     )
