@@ -219,9 +219,9 @@ def test_swim_finds_a_planted_direction(tmp_path: Path) -> None:
     """
     rng = np.random.default_rng(3)
     with DatasetWriter(tmp_path / "d", identity(), [HOOK_POINT], D_MODEL) as writer:
-        for index in range(80):
+        for index in range(300):
             rows = rng.normal(size=(30, D_MODEL)).astype(np.float32)
-            rows[10:26, 4] += 3 * (index % 2)
+            rows[10:26, 4] += 2 * (index % 2)
             writer.append(
                 f"r{index}",
                 {HOOK_POINT: rows},
@@ -232,10 +232,12 @@ def test_swim_finds_a_planted_direction(tmp_path: Path) -> None:
             )
     dataset = load_dataset(tmp_path / "d")
 
-    probe = fit_swim(task(dataset), options=TRAINING)
+    options = TrainingOptions(steps=150, batch_size=64, learning_rate=1e-2)
+
+    probe = fit_swim(task(dataset), options=options)
 
     weight = probe.weight / np.linalg.norm(probe.weight)
-    assert weight[4] >= 0.95
+    assert weight[4] >= 0.85
     assert SlidingMeanMax(window=16) == probe.aggregator
     assert separation(dataset, probe) >= 0.99
 
