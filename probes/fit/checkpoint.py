@@ -4,6 +4,7 @@ import hashlib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
 import numpy as np
 from numpy.typing import NDArray
@@ -41,11 +42,11 @@ class Checkpoint:
         if self._path is None or not self._path.is_file():
             return None
         try:
-            with np.load(self._path, allow_pickle=False) as file:
+            with self._path.open("rb") as raw, np.load(raw) as file:
                 if not np.array_equal(file[_KEY], self._key):
                     return None
                 return {name: file[name] for name in file.files if name != _KEY}
-        except (OSError, ValueError, KeyError, EOFError):
+        except (OSError, ValueError, KeyError, EOFError, BadZipFile):
             return None  # Not one of ours, or damaged: the fit begins anew.
 
     def save(self, state: Mapping[str, NDArray[Any]]) -> None:

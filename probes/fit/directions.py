@@ -74,7 +74,7 @@ def lda_direction(
             f"probe {name!r}: expected tokens that differ within a class, "
             f"got {positive.n_rows} positive and {negative.n_rows} negative"
         )
-    weight = solved / within
+    weight: Float64 = (solved / within).astype(np.float64)
     return weight, _halfway(weight, positive.mean, negative.mean)
 
 
