@@ -66,8 +66,8 @@ class Bags:
             )
         wanted = counted if tokens == "all" else tokens
         bags = cls(
-            positive=_rows_each(dataset, positive, wanted),
-            negative=_rows_each(dataset, negative, counted),
+            positive=rows_each(dataset, positive, wanted),
+            negative=rows_each(dataset, negative, counted),
         )
         if not bags.positive or not bags.negative:
             raise ValueError(
@@ -129,8 +129,9 @@ class Scaler:
         return raw.astype(np.float32), (bias - raw @ self.mean).astype(np.float32)
 
 
-def _rows_each(
+def rows_each(
     dataset: Dataset, indices: Sequence[int], tokens: str
 ) -> tuple[Int64, ...]:
+    """Rows of the *tokens* of each request that has any, in row order."""
     parts = (rows_of_tokens(dataset, index, tokens) for index in sorted(indices))
     return tuple(rows for rows in parts if len(rows))
