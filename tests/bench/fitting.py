@@ -22,6 +22,7 @@ import numpy as np
 from probes import Dataset, DatasetWriter, Max, ModelIdentity, load_dataset
 from probes.arrays import Float32
 from probes.fit.logistic import LogisticOptions
+from probes.fit.select import Selector, select_requests
 from probes.fit.streamed import StreamTask, fit_streamed
 
 HOOK_POINT = "blocks.15.hook_resid_post"
@@ -38,7 +39,7 @@ def main() -> None:
     parser.add_argument("--width", type=int, default=256)
     parser.add_argument("--probes", type=int, default=32)
     parser.add_argument("--passes", type=int, default=100, help="of the regressions")
-    parser.add_argument("--full", action="store_true", help="10^6 tokens of width 4096")
+    parser.add_argument("--full", action="store_true", help="10^6 x 4096")
     parser.add_argument(
         "--work", type=Path, help="kept; a temporary folder if not given"
     )
@@ -115,16 +116,16 @@ def write(path: Path, n_tokens: int, directions: Float32) -> None:
     with DatasetWriter(path, identity, [HOOK_POINT], width) as writer:
         for index, first in enumerate(range(0, n_tokens, TOKENS_A_REQUEST)):
             n = min(TOKENS_A_REQUEST, n_tokens - first)
-            shows = rng.random(n_probes) < SHARE_POSITIVE
+            shows = np.flatnonzero(rng.random(n_probes) < SHARE_POSITIVE).tolist()
             rows = rng.standard_normal((n, width), dtype=np.float32)
-            rows += shows.astype(np.float32) @ directions
+            rows += directions[shows].sum(axis=0)
             writer.append(
                 f"request-{index}",
                 {HOOK_POINT: rows},
                 np.zeros(n, dtype=np.int32),
                 np.arange(n, dtype=np.int32),
                 n_prompt_tokens=n // 2,
-                labels={f"shows-{k}": bool(show) for k, show in enumerate(shows)},
+                labels={f"shows-{k}": k in shows for k in range(n_probes)},
             )
 
 
@@ -134,26 +135,25 @@ def tasks(dataset: Dataset, n_probes: int) -> list[StreamTask]:
         np.arange(request.first_row, request.first_row + request.n_rows)
         for request in dataset.requests
     ]
-    shows = [
-        [bool(request.labels[f"shows-{k}"]) for request in dataset.requests]
-        for k in range(n_probes)
-    ]
     return [
         StreamTask(
             name=f"probe-{k}",
             kind=KINDS[k % len(KINDS)],
             hook_points=(HOOK_POINT,),
-            positive=tuple(
-                b for b, is_one in zip(bags, shows[k], strict=True) if is_one
-            ),
+            positive=tuple(bags[i] for i in select_requests(dataset, shows(k))),
             negative=tuple(
-                b for b, is_one in zip(bags, shows[k], strict=True) if not is_one
+                bags[i] for i in select_requests(dataset, shows(k), is_negated=True)
             ),
             aggregator=Max(),
             logistic=LogisticOptions(rounds=1),
         )
         for k in range(n_probes)
     ]
+
+
+def shows(k: int) -> Selector:
+    """The requests that move along direction *k*."""
+    return Selector(label=f"shows-{k}", equals=True)
 
 
 class Shown:

@@ -54,7 +54,7 @@ def write(path: Path, seed: int) -> Dataset:
     with DatasetWriter(path, identity(), hooks, D_MODEL) as writer:
         for index in range(2 * N_PAIRS):
             pair, is_evil = index // 2, bool(index % 2)
-            topic = np.random.default_rng([seed, pair]).normal(size=D_MODEL) * 4
+            topic = np.random.default_rng([seed, pair]).normal(size=D_MODEL) * 2
             topic -= (topic @ direction()) * direction()
             n = int(rng.integers(6, 12))
             push = 3 + rng.normal() if is_evil else 0
@@ -214,7 +214,7 @@ name = "evil"
 hook_point = "{HOOK_POINT}"
 positive = {{ label = "evil", equals = true }}
 """
-TRAINED = "steps = 60\nbatch_size = 8\nlearning_rate = 0.02\n"
+TRAINED = "steps = 150\nbatch_size = 8\nlearning_rate = 0.02\n"
 HEADS = '{ name = "NAME", n_heads = 2 }'
 FAMILIES = {
     "logistic": "",
@@ -245,6 +245,11 @@ def recipe(path: Path, family: str, extra: str) -> Path:
     return path
 
 
+def two(folder: Path) -> tuple[Dataset, Dataset]:
+    """What to fit on and what to calibrate on."""
+    return load_dataset(folder / "fit"), load_dataset(folder / "calibration")
+
+
 @pytest.mark.parametrize("family", FAMILIES)
 def test_every_family_can_be_asked_for(
     folder: Path, tmp_path: Path, family: str
@@ -254,9 +259,8 @@ def test_every_family_can_be_asked_for(
     """
     pytest.importorskip("torch")
     path = recipe(tmp_path / "recipe.toml", family, FAMILIES[family])
-    data = [load_dataset(folder / name) for name in ("fit", "calibration")]
 
-    bundles = [fit_bundle(path, *data, work=tmp_path / "work") for _ in range(2)]
+    bundles = [fit_bundle(path, *two(folder), work=tmp_path / "work") for _ in range(2)]
 
     assert bundles[0].digest == bundles[1].digest
     assert not any((tmp_path / "work").glob("*"))
@@ -274,9 +278,8 @@ def test_streamed_mahalanobis_can_be_asked_for(folder: Path, tmp_path: Path) -> 
     path = recipe(tmp_path / "recipe.toml", "mahalanobis", extra)
     text = path.read_text().replace("positive", "benign").replace("true", "false")
     path.write_text(text)
-    data = [load_dataset(folder / name) for name in ("fit", "calibration")]
 
-    assert 1 == len(fit_bundle(path, *data).detectors)
+    assert 1 == len(fit_bundle(path, *two(folder)).detectors)
 
 
 MISTAKES = [
@@ -301,7 +304,11 @@ MISTAKES = [
     ("mlp", "width = 0", r"detector\[0\]\.width: expected an integer of at least 1"),
     ("mlp", "learning_rate = -1", r"detector\[0\]\.learning_rate: expected a positive"),
     ("mlp", "is_hard = 1", r"detector\[0\]\.is_hard: expected true or false"),
-    ("mlp", 'aggregator = { name = "multi_max" }', r"detector\[0\]\.aggregator"),
+    (
+        "mlp",
+        'aggregator = { name = "multi_max", n_heads = 2 }',
+        r"detector\[0\]\.aggregator",
+    ),
     ("attention", 'aggregator = { name = "max" }', r"detector\[0\]\.aggregator"),
     ("swim", "temperature = 0.0", r"detector\[0\]\.temperature: expected a positive"),
     ("swim", 'aggregator = { name = "max" }', r"detector\[0\]\.aggregator"),
@@ -318,9 +325,8 @@ def test_mistake_is_named(
     A mistake is one line that names the recipe, the detector and the key.
     """
     path = recipe(tmp_path / "recipe.toml", family, f"{extra}\n")
-    data = [load_dataset(folder / name) for name in ("fit", "calibration")]
 
     with pytest.raises(RecipeError, match=rf"recipe.toml: {match}") as caught:
-        fit_bundle(path, *data)
+        fit_bundle(path, *two(folder))
 
     assert "\n" not in str(caught.value)
