@@ -2,12 +2,16 @@
 
 from probes.aggregate import (
     Aggregator,
+    AttentionMean,
     EMAMax,
     Last,
     Max,
     Mean,
+    MultiMax,
+    RollingAttentionMax,
     aggregator_from_json,
 )
+from probes.attention import AttentionProbe, MultiMaxProbe
 from probes.bank import ProjectionBank
 from probes.bundle import (
     Bundle,
@@ -24,6 +28,8 @@ from probes.hooks import canonical_hook_point, check_hook_point, layer_of
 from probes.identity import ModelIdentity, identity_of
 from probes.linear import LinearProbe
 from probes.mahalanobis import Mahalanobis
+from probes.mlp import MLPProbe
+from probes.multilayer import MultiLayerProbe
 from probes.sae import SAEFeatureDetector
 from probes.sae_formats import SAE, load_saelens
 
@@ -32,6 +38,8 @@ __all__ = [
     "ActivationShapeError",
     "Aggregator",
     "ArtifactError",
+    "AttentionMean",
+    "AttentionProbe",
     "Bundle",
     "Calibration",
     "Dataset",
@@ -41,13 +49,18 @@ __all__ = [
     "EMAMax",
     "Last",
     "LinearProbe",
+    "MLPProbe",
     "Mahalanobis",
     "Max",
     "Mean",
     "ModelIdentity",
+    "MultiLayerProbe",
+    "MultiMax",
+    "MultiMaxProbe",
     "Projection",
     "ProjectionBank",
     "RecipeError",
+    "RollingAttentionMax",
     "SAEFeatureDetector",
     "aggregator_from_json",
     "calibrate",

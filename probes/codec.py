@@ -12,11 +12,14 @@ from numpy.typing import NDArray
 
 from probes.aggregate import Aggregator, aggregator_from_json
 from probes.arrays import Float32, Int64
+from probes.attention import AttentionProbe, MultiMaxProbe
 from probes.detector import Detector
 from probes.errors import ArtifactError
 from probes.fields import Fields
 from probes.linear import LinearProbe
 from probes.mahalanobis import Mahalanobis
+from probes.mlp import MLPProbe
+from probes.multilayer import MultiLayerProbe
 from probes.reconstruction import SAEReconstruction
 from probes.sae import SAEFeatureDetector
 from probes.sae_formats.record import SAE
@@ -26,6 +29,10 @@ Arrays = dict[str, NDArray[np.generic]]
 
 _FAMILIES: dict[str, type[Any]] = {
     "linear": LinearProbe,
+    "multilayer": MultiLayerProbe,
+    "mlp": MLPProbe,
+    "attention": AttentionProbe,
+    "multi_max": MultiMaxProbe,
     "sae": SAEFeatureDetector,
     "topk": TopKFeatureDetector,
     "sae_reconstruction": SAEReconstruction,

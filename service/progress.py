@@ -2,20 +2,29 @@
 
 import contextlib
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from typing import Protocol
 
-Advance = Callable[[int], None]
+
+class Advance(Protocol):
+    """Says how many more are done, and what is being done where that changes."""
+
+    def __call__(self, n: int, text: str = "") -> None: ...
+
+
+def _silent(n: int, text: str = "") -> None:
+    """Where nobody looks."""
 
 
 @contextlib.contextmanager
 def progress_bar(label: str, total: int | None, is_shown: bool) -> Iterator[Advance]:
     """Yield a function that says how many more are done; *total* None is unknown."""
     if not is_shown:
-        yield lambda _: None
+        yield _silent
         return
     if not sys.stderr.isatty():
         print(f"{label} ...", file=sys.stderr, flush=True)
-        yield lambda _: None
+        yield _silent
         return
     from tqdm import tqdm
 
@@ -24,7 +33,9 @@ def progress_bar(label: str, total: int | None, is_shown: bool) -> Iterator[Adva
         layout = "{desc:<32} {elapsed}"
     with tqdm(desc=label, total=total, bar_format=layout, mininterval=0.2) as bar:
 
-        def advance(n: int) -> None:
+        def advance(n: int, text: str = "") -> None:
+            if text:
+                bar.set_description_str(text, refresh=False)
             bar.update(n)
             bar.refresh()
 

@@ -134,7 +134,7 @@ def _fit_bags(
     options: LogisticOptions,
 ) -> tuple[Float64, float]:
     rows = subsample(np.concatenate(bags), options.max_rows, options.seed)
-    return _fit(activations[rows], negatives, options)
+    return separate(activations[rows], negatives, options)
 
 
 def _top(activations: Float32, rows: Int64, weight: Float64, keep: float) -> Int64:
@@ -143,10 +143,21 @@ def _top(activations: Float32, rows: Int64, weight: Float64, keep: float) -> Int
     return np.sort(rows[np.argsort(-scores, kind="stable")[:n_kept]])
 
 
-def _fit(
-    positives: Float32, negatives: Float32, options: LogisticOptions
+def separate(
+    positives: Float32 | Float64,
+    negatives: Float32 | Float64,
+    options: LogisticOptions,
 ) -> tuple[Float64, float]:
-    """Direction and bias on raw activations, the scaler folded in."""
+    """
+    Direction and bias on rows as they are, the scaler folded in.
+
+    Args:
+        positives: Of shape (n_positive, d).
+
+        negatives: Of shape (n_negative, d).
+
+        options: `inverse_regularisation` is used.
+    """
     rows = np.concatenate([positives, negatives]).astype(np.float64)
     mean, deviation = rows.mean(axis=0), rows.std(axis=0)
     scale = np.where(deviation > 0, deviation, 1.0)

@@ -5,31 +5,20 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from probes.aggregate import Aggregator, Max, aggregator_from_json
+from probes.aggregate import Aggregator, aggregator_from_json
 from probes.detector import check_name
 from probes.errors import RecipeError
 from probes.fields import Fields
-from probes.fit.logistic import LogisticOptions
-from probes.fit.select import TOKENS, Selector
+from probes.fit.plan_labelled import (
+    READERS,
+    LabelledPlan,
+    check_family_aggregator,
+    default_aggregator,
+    read_selector,
+    read_solver,
+)
+from probes.fit.select import Selector
 from probes.hooks import check_hook_point
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LogisticPlan:
-    """
-    A linear probe, to be fitted.
-
-    Attributes:
-        positive: Requests that show the behaviour.
-
-        negative: Requests that do not; all others where it is None.
-
-        options: How it is fitted.
-    """
-
-    positive: Selector
-    negative: Selector | None
-    options: LogisticOptions
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,11 +32,14 @@ class MahalanobisPlan:
         max_rows: At most this many tokens, drawn at random.
 
         seed: Of that draw.
+
+        is_streamed: Whether all tokens are taken, in passes, and none drawn.
     """
 
     rank: int | None
     max_rows: int
     seed: int
+    is_streamed: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,7 +72,7 @@ class DetectorPlan:
     Attributes:
         name: Of the detector.
 
-        hook_point: Where it reads.
+        hook_point: Where it reads; "" where its family reads several.
 
         aggregator: Token evidence to a request statistic.
 
@@ -94,7 +86,7 @@ class DetectorPlan:
     hook_point: str
     aggregator: Aggregator
     benign: Selector | None
-    family: LogisticPlan | MahalanobisPlan | SAEPlan
+    family: LabelledPlan | MahalanobisPlan | SAEPlan
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -146,26 +138,27 @@ def load_recipe(path: Path) -> Recipe:
 
 
 def _read_detector(table: Fields, folder: Path) -> DetectorPlan:
-    name, hook_point = table.text("name"), table.text("hook_point")
+    name, family_name = table.text("name"), table.text("family")
     _check(table, "name", check_name, name)
-    _check(table, "hook_point", check_hook_point, hook_point)
-    aggregator = _read_aggregator(table)
-    benign = _read_selector(table, "benign") if table.has("benign") else None
-    family_name = table.text("family")
-    plan: LogisticPlan | MahalanobisPlan | SAEPlan
+    hook_point = ""
+    if family_name != "all_layers":
+        hook_point = table.text("hook_point")
+        _check(table, "hook_point", check_hook_point, hook_point)
+    aggregator = _read_aggregator(table, family_name)
+    check_family_aggregator(table, family_name, aggregator)
+    benign = read_selector(table, "benign") if table.has("benign") else None
+    plan: LabelledPlan | MahalanobisPlan | SAEPlan
     match family_name:
-        case "logistic":
-            plan = _read_logistic(table)
         case "mahalanobis":
             plan = _read_mahalanobis(table)
         case "sae":
             plan = _read_sae(table, folder)
+        case _ if family_name in READERS:
+            plan = READERS[family_name](table)
         case _:
-            table.fail(
-                "family",
-                f"expected 'logistic', 'mahalanobis' or 'sae', found {family_name!r}",
-            )
-    if benign is None and not isinstance(plan, LogisticPlan):
+            known = sorted([*READERS, "mahalanobis", "sae"])
+            table.fail("family", f"expected one of {known}, found {family_name!r}")
+    if benign is None and not isinstance(plan, LabelledPlan):
         table.fail("benign", "expected a table, found nothing")
     table.close()
     return DetectorPlan(
@@ -177,35 +170,10 @@ def _read_detector(table: Fields, folder: Path) -> DetectorPlan:
     )
 
 
-def _read_logistic(table: Fields) -> LogisticPlan:
-    positive = _read_selector(table, "positive")
-    negative = _read_selector(table, "negative") if table.has("negative") else None
-    usual = LogisticOptions()
-    tokens = table.text("tokens", usual.tokens)
-    if tokens not in TOKENS:
-        table.fail("tokens", f"expected one of {list(TOKENS)}, found {tokens!r}")
-    keep = table.number("keep", usual.keep)
-    strength = table.number("inverse_regularisation", usual.inverse_regularisation)
-    rounds = table.integer("rounds", usual.rounds, minimum=1)
-    max_rows = table.integer("max_rows", usual.max_rows, minimum=1)
-    seed = table.integer("seed", usual.seed)
-    try:
-        options = LogisticOptions(
-            tokens=tokens,
-            rounds=rounds,
-            keep=keep,
-            inverse_regularisation=strength,
-            max_rows=max_rows,
-            seed=seed,
-        )
-    except ValueError as error:
-        key, _, problem = str(error).partition(": ")
-        table.fail(key, problem)
-    return LogisticPlan(positive=positive, negative=negative, options=options)
-
-
 def _read_mahalanobis(table: Fields) -> MahalanobisPlan:
     rank = table.integer("rank", minimum=1) if table.has("rank") else None
+    if read_solver(table) == "stream":
+        return MahalanobisPlan(rank=rank, max_rows=0, seed=0, is_streamed=True)
     max_rows = table.integer("max_rows", 50_000, minimum=2)
     return MahalanobisPlan(rank=rank, max_rows=max_rows, seed=table.integer("seed", 0))
 
@@ -233,24 +201,15 @@ def _read_sae(table: Fields, folder: Path) -> SAEPlan:
     )
 
 
-def _read_aggregator(table: Fields) -> Aggregator:
+def _read_aggregator(table: Fields, family_name: str) -> Aggregator:
     if not table.has("aggregator"):
-        return Max()
+        return default_aggregator(family_name)
     nested = table.table("aggregator")
     try:
         return aggregator_from_json(nested.data)
     except ValueError as error:
         key, _, problem = str(error).partition(": ")
         nested.fail(key, problem)
-
-
-def _read_selector(table: Fields, key: str) -> Selector:
-    nested = table.table(key)
-    label, equals = nested.text("label"), nested.take("equals")
-    if not isinstance(equals, str | bool | int | float):
-        nested.fail("equals", f"expected a string, truth value or number: {equals!r}")
-    nested.close()
-    return Selector(label=label, equals=equals)
 
 
 def _check(table: Fields, key: str, check: Callable[[str], None], value: str) -> None:

@@ -1,7 +1,7 @@
 """A recipe and two data sets to a bundle: fit on one, calibrate on the other."""
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -12,16 +12,23 @@ from probes.dataset import Dataset
 from probes.detector import Detector
 from probes.errors import ArtifactError, RecipeError
 from probes.fit.evaluate import request_statistics
-from probes.fit.logistic import fit_logistic
+from probes.fit.labelled import (
+    check_hook_points,
+    fit_labelled,
+    fit_stream_tasks,
+    is_streamed,
+    negative_of,
+    stream_task,
+)
 from probes.fit.mahalanobis import fit_mahalanobis
 from probes.fit.plan import (
     DetectorPlan,
-    LogisticPlan,
     MahalanobisPlan,
     Recipe,
     SAEPlan,
     load_recipe,
 )
+from probes.fit.plan_labelled import LabelledPlan
 from probes.fit.select import select_requests
 from probes.identity import check_same_identity
 from probes.sae import SAEFeatureDetector
@@ -40,6 +47,7 @@ def fit_bundle(
     fit: Dataset,
     calibration: Dataset,
     progress: Progress | None = None,
+    work: Path | None = None,
 ) -> Bundle:
     """
     Fit and calibrate every detector of a recipe.
@@ -56,6 +64,9 @@ def fit_bundle(
 
         progress: Called with steps done, steps in all, and what comes next.
 
+        work: A folder for the state of fits in passes, so that an interrupted run
+            goes on; nothing is left there once it is done.
+
     Returns:
         The same bundle, to the byte, for the same recipe and data sets.
 
@@ -67,17 +78,24 @@ def fit_bundle(
     _check_datasets(fit, calibration)
     tell = progress or (lambda done, total, text: None)
     alpha, total = recipe.alpha / len(recipe.detectors), n_steps(recipe)
+    tell(0, total, "fitting in passes")
+    streamed = _fit_streamed(
+        recipe_path,
+        recipe,
+        fit,
+        work,
+        lambda done, rows, text: tell(0, total, f"{text}, {100 * done // rows} %"),
+    )
     detectors: list[Detector] = []
     calibrations: dict[str, Calibration] = {}
     for index, plan in enumerate(recipe.detectors):
         try:
             tell(2 * index, total, f"fitting {plan.name}")
-            detector = _fit(plan, fit)
+            detector = streamed.get(plan.name) or _fit(plan, fit)
             tell(2 * index + 1, total, f"calibrating {plan.name}")
             calibrations[plan.name] = _calibrate(plan, detector, calibration, alpha)
         except ValueError as error:
-            where = f"{recipe_path.name}: detector[{index}]"
-            raise RecipeError(f"{where}: {error}") from error
+            raise _located(recipe_path, index, error) from error
         detectors.append(detector)
     tell(total, total, "done")
     return new_bundle(
@@ -89,23 +107,36 @@ def fit_bundle(
     )
 
 
+def _fit_streamed(
+    recipe_path: Path,
+    recipe: Recipe,
+    dataset: Dataset,
+    work: Path | None,
+    progress: Progress,
+) -> Mapping[str, Detector]:
+    """The detectors that are fitted in passes, all of them at once, by name."""
+    tasks = []
+    for index, plan in enumerate(recipe.detectors):
+        if is_streamed(plan):
+            try:
+                tasks.append(stream_task(plan, dataset))
+            except ValueError as error:
+                raise _located(recipe_path, index, error) from error
+    try:
+        return fit_stream_tasks(tasks, dataset, work, progress)
+    except ValueError as error:
+        raise RecipeError(f"{recipe_path.name}: {error}") from error
+
+
+def _located(recipe_path: Path, index: int, error: ValueError) -> RecipeError:
+    return RecipeError(f"{recipe_path.name}: detector[{index}]: {error}")
+
+
 def _fit(plan: DetectorPlan, dataset: Dataset) -> Detector:
-    if plan.hook_point not in dataset.activations:
-        raise ValueError(
-            f"hook_point: expected one of {sorted(dataset.activations)}, "
-            f"got {plan.hook_point!r}"
-        )
+    check_hook_points(plan, dataset)
     match plan.family:
-        case LogisticPlan() as logistic:
-            return fit_logistic(
-                dataset,
-                name=plan.name,
-                hook_point=plan.hook_point,
-                positive=select_requests(dataset, logistic.positive),
-                negative=_negative(logistic, dataset),
-                aggregator=plan.aggregator,
-                options=logistic.options,
-            )
+        case LabelledPlan():
+            return fit_labelled(plan, dataset)
         case MahalanobisPlan() as mahalanobis:
             return fit_mahalanobis(
                 dataset,
@@ -158,14 +189,8 @@ def _calibrate(
 def _benign(plan: DetectorPlan, dataset: Dataset) -> list[int]:
     if plan.benign is not None:
         return select_requests(dataset, plan.benign)
-    assert isinstance(plan.family, LogisticPlan)  # load_recipe demands benign else
-    return _negative(plan.family, dataset)
-
-
-def _negative(plan: LogisticPlan, dataset: Dataset) -> list[int]:
-    if plan.negative is not None:
-        return select_requests(dataset, plan.negative)
-    return select_requests(dataset, plan.positive, is_negated=True)
+    assert isinstance(plan.family, LabelledPlan)  # load_recipe demands benign else
+    return negative_of(plan.family, dataset)
 
 
 def _check_datasets(fit: Dataset, calibration: Dataset) -> None:

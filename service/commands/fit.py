@@ -40,13 +40,18 @@ def run(args: argparse.Namespace) -> int:
 
     if args.out.exists():
         raise UsageError(f"--out: expected no such folder, found {args.out}")
+    # Beside the bundle, so that the same command goes on where it was interrupted.
+    work = args.out.with_name(f"{args.out.name}.unfinished")
     bundle = fit_shown(
         args.recipe,
         load_dataset(args.fit, is_verified=True),
         load_dataset(args.calibration, is_verified=True),
         is_shown=not args.json,
+        work=work,
     )
     save_bundle(args.out, bundle)
+    if work.is_dir():
+        work.rmdir()
     made = {
         "path": str(args.out),
         "name": bundle.name,
@@ -76,19 +81,26 @@ def run(args: argparse.Namespace) -> int:
 
 
 def fit_shown(
-    recipe: Path, fit: "Dataset", calibration: "Dataset", *, is_shown: bool
+    recipe: Path,
+    fit: "Dataset",
+    calibration: "Dataset",
+    *,
+    is_shown: bool,
+    work: Path | None = None,
 ) -> "Bundle":
     """As `probes.fit.recipe.fit_bundle`, with a bar of the steps done."""
     from probes.fit.plan import load_recipe
     from probes.fit.recipe import fit_bundle, n_steps
 
+    last = 0
     with progress_bar("fitting", n_steps(load_recipe(recipe)), is_shown) as advance:
-        return fit_bundle(
-            recipe,
-            fit,
-            calibration,
-            progress=lambda done, *_: advance(1 if done else 0),
-        )
+
+        def tell(done: int, total: int, text: str) -> None:
+            nonlocal last
+            advance(done - last, text)
+            last = done
+
+        return fit_bundle(recipe, fit, calibration, progress=tell, work=work)
 
 
 def detectors_section(bundle: Path, digest: str) -> str:

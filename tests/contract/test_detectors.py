@@ -60,7 +60,7 @@ def test_evidence_is_finite_float32(
     """
     evidence = score(detector, activations)
 
-    assert (N_TOKENS, 1) == evidence.shape
+    assert (N_TOKENS, detector.aggregator.n_columns) == evidence.shape
     assert np.float32 == evidence.dtype
     assert np.isfinite(evidence).all()
 
@@ -87,7 +87,7 @@ def test_no_tokens_give_no_evidence(detector: Detector) -> None:
 
     evidence = score(detector, {HOOK_POINT: empty, LATER_HOOK_POINT: empty})
 
-    assert (0, 1) == evidence.shape
+    assert (0, detector.aggregator.n_columns) == evidence.shape
 
 
 def test_bank_gives_the_columns_that_a_direct_score_uses(

@@ -11,6 +11,9 @@ import pytest
 import safetensors.numpy
 
 from probes import (
+    Aggregator,
+    AttentionMean,
+    AttentionProbe,
     DatasetWriter,
     Detector,
     EMAMax,
@@ -18,7 +21,12 @@ from probes import (
     Mahalanobis,
     Max,
     Mean,
+    MLPProbe,
     ModelIdentity,
+    MultiLayerProbe,
+    MultiMax,
+    MultiMaxProbe,
+    RollingAttentionMax,
     SAEFeatureDetector,
 )
 from probes.aggregate import RollingMeanMax
@@ -149,6 +157,60 @@ def mahalanobis(
     )
 
 
+def multilayer() -> MultiLayerProbe:
+    return MultiLayerProbe(
+        name="multilayer",
+        hook_points=(HOOK_POINT, LATER_HOOK_POINT),
+        weights=floats(2, D_MODEL, seed=30),
+        bias=0.75,
+        aggregator=Max(),
+    )
+
+
+def mlp(n_hidden: int = 1, width: int = 5) -> MLPProbe:
+    return MLPProbe(
+        name=f"mlp-{n_hidden}",
+        hook_point=HOOK_POINT,
+        weight=floats(width, D_MODEL, seed=31),
+        bias=floats(width, seed=32),
+        hidden_weights=floats(n_hidden, width, width, seed=33),
+        hidden_biases=floats(n_hidden, width, seed=34),
+        out_weight=floats(width, seed=35),
+        out_bias=-0.5,
+        aggregator=Mean(),
+    )
+
+
+def attention(aggregator: Aggregator | None = None, width: int = 5) -> AttentionProbe:
+    aggregator = aggregator or AttentionMean(n_heads=3)
+    return AttentionProbe(
+        name=aggregator.name,
+        hook_point=LATER_HOOK_POINT,
+        weight=floats(width, D_MODEL, seed=41),
+        bias=floats(width, seed=42),
+        hidden_weights=floats(1, width, width, seed=43),
+        hidden_biases=floats(1, width, seed=44),
+        queries=floats(3, width, seed=45),
+        values=floats(3, width, seed=46),
+        value_biases=floats(3, seed=47),
+        aggregator=aggregator,
+    )
+
+
+def multi_max(width: int = 5) -> MultiMaxProbe:
+    return MultiMaxProbe(
+        name="multi-max",
+        hook_point=HOOK_POINT,
+        weight=floats(width, D_MODEL, seed=51),
+        bias=floats(width, seed=52),
+        hidden_weights=floats(1, width, width, seed=53),
+        hidden_biases=floats(1, width, seed=54),
+        values=floats(3, width, seed=55),
+        value_biases=floats(3, seed=56),
+        aggregator=MultiMax(n_heads=3),
+    )
+
+
 def detectors() -> list[Detector]:
     """One of every family and shape, at two hook points."""
     return [
@@ -170,6 +232,12 @@ def detectors() -> list[Detector]:
         ),
         mahalanobis(rank=4),
         mahalanobis(rank=D_MODEL),
+        multilayer(),
+        mlp(n_hidden=0),
+        mlp(n_hidden=2),
+        attention(),
+        attention(RollingAttentionMax(n_heads=3, window=4)),
+        multi_max(),
     ]
 
 
