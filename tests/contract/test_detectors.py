@@ -17,7 +17,7 @@ from probes import (
     score,
 )
 from probes.arrays import Float32
-from probes.detector import n_columns
+from probes.detector import ActivationDetector, evidence_of, n_columns
 from tests.probes.builders import (
     D_MODEL,
     HOOK_POINT,
@@ -99,21 +99,24 @@ def test_bank_gives_the_columns_that_a_direct_score_uses(
     bank = ProjectionBank.compile(detectors())
     columns, norms = bank.project(activations)
 
-    evidence = detector.head(bank.columns_of(detector.name, columns, norms))
+    found = bank.columns_of(detector.name, columns, norms)
+    evidence = evidence_of(detector, found, activations)
 
     np.testing.assert_allclose(
         evidence, score(detector, activations), rtol=1e-5, atol=1e-5
     )
 
 
-def test_huge_columns_give_finite_evidence(detector: Detector) -> None:
+def test_huge_columns_give_finite_evidence(
+    detector: Detector, activations: dict[str, Float32]
+) -> None:
     """
     No finite column, however large, makes evidence infinite or NaN.
     """
     width = n_columns(detector.projections)
-    columns = np.full((2, width), np.finfo(np.float32).max, dtype=np.float32)
+    columns = np.full((N_TOKENS, width), np.finfo(np.float32).max, dtype=np.float32)
 
-    assert np.isfinite(detector.head(columns)).all()
+    assert np.isfinite(evidence_of(detector, columns, activations)).all()
 
 
 def test_nan_column_is_never_clean(detector: Detector) -> None:
@@ -121,8 +124,23 @@ def test_nan_column_is_never_clean(detector: Detector) -> None:
     A NaN column gives NaN evidence, which cannot be taken for a low score.
     """
     columns = np.full((1, n_columns(detector.projections)), np.nan, dtype=np.float32)
+    nothing = np.full((1, D_MODEL), np.nan, dtype=np.float32)
+    activations = {HOOK_POINT: nothing, LATER_HOOK_POINT: nothing}
 
-    assert np.isnan(detector.head(columns)).all()
+    assert np.isnan(evidence_of(detector, columns, activations)).all()
+
+
+def test_what_columns_do_not_decide_is_refused(detector: Detector) -> None:
+    """
+    A detector of whole activations gives no evidence from columns alone.
+    """
+    columns = np.zeros((2, n_columns(detector.projections)), dtype=np.float32)
+
+    if not isinstance(detector, ActivationDetector):
+        assert 2 == len(detector.head(columns))
+        return
+    with pytest.raises(ActivationShapeError, match="expects whole activations"):
+        detector.head(columns)
 
 
 @pytest.mark.parametrize(

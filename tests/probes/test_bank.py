@@ -38,9 +38,9 @@ def test_shapes_fit_the_columns() -> None:
     """
     bank = ProjectionBank.compile(detectors())
 
-    assert 1 + 8 + 12 + 1 + 3 * 5 == bank.n_columns(HOOK_POINT)
-    assert (37, D_MODEL) == bank.weights[HOOK_POINT].shape
-    assert (37,) == bank.biases[HOOK_POINT].shape
+    assert 1 + 8 + 12 + 1 + 3 * 5 + 1 == bank.n_columns(HOOK_POINT)
+    assert (38, D_MODEL) == bank.weights[HOOK_POINT].shape
+    assert (38,) == bank.biases[HOOK_POINT].shape
 
 
 def test_digest_is_the_same_for_the_same_detectors() -> None:
