@@ -19,6 +19,7 @@ from probes.fit.plan_labelled import (
 )
 from probes.fit.select import Selector
 from probes.hooks import check_hook_point
+from probes.rules import RULES
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,7 +53,11 @@ class SAEPlan:
 
         features: Which features.
 
+        rule: One of `probes.rules.RULES`.
+
         feature_weights: Weight of each; 1 where it is None.
+
+        levels: Level of each; 0 where it is None.
 
         model_name: What the checkpoint calls the model that is watched, which data
             sets know by its files; "" where the recipe does not say.
@@ -60,7 +65,9 @@ class SAEPlan:
 
     path: Path
     features: tuple[int, ...]
+    rule: str
     feature_weights: tuple[float, ...] | None
+    levels: tuple[float, ...] | None
     model_name: str
 
 
@@ -185,20 +192,31 @@ def _read_sae(table: Fields, folder: Path) -> SAEPlan:
         if isinstance(item, bool) or not isinstance(item, int):
             table.fail("features", f"expected integers, found {item!r}")
         features.append(item)
-    weights: list[float] = []
-    for item in table.items("feature_weights") if table.has("feature_weights") else []:
-        if isinstance(item, bool) or not isinstance(item, int | float):
-            table.fail("feature_weights", f"expected numbers, found {item!r}")
-        try:
-            weights.append(float(item))
-        except OverflowError:
-            table.fail("feature_weights", "found an integer beyond float64")
+    rule = table.text("rule", RULES[0])
+    if rule not in RULES:
+        table.fail("rule", f"expected one of {list(RULES)}, found {rule!r}")
     return SAEPlan(
         path=path,
         features=tuple(features),
-        feature_weights=tuple(weights) or None,
+        rule=rule,
+        feature_weights=_numbers(table, "feature_weights"),
+        levels=_numbers(table, "levels"),
         model_name=table.text("model_name", ""),
     )
+
+
+def _numbers(table: Fields, key: str) -> tuple[float, ...] | None:
+    if not table.has(key):
+        return None
+    numbers: list[float] = []
+    for item in table.items(key):
+        if isinstance(item, bool) or not isinstance(item, int | float):
+            table.fail(key, f"expected numbers, found {item!r}")
+        try:
+            numbers.append(float(item))
+        except OverflowError:
+            table.fail(key, "found an integer beyond float64")
+    return tuple(numbers)
 
 
 def _read_aggregator(table: Fields, family_name: str) -> Aggregator:

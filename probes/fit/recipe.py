@@ -33,6 +33,7 @@ from probes.fit.select import select_requests
 from probes.identity import check_same_identity
 from probes.sae import SAEFeatureDetector
 from probes.sae_formats import load_saelens
+from probes.topk import TopKFeatureDetector
 
 Progress = Callable[[int, int, str], None]
 
@@ -168,11 +169,14 @@ def _watch(plan: DetectorPlan, sae_plan: SAEPlan, dataset: Dataset) -> Detector:
             f"trained on, to say that it is the data set's, "
             f"{dataset.identity.model!r}; got {sae_plan.model_name!r}"
         )
-    return SAEFeatureDetector.from_sae(
+    family = SAEFeatureDetector if sae.is_exact_on_subset else TopKFeatureDetector
+    return family.from_sae(
         sae,
         name=plan.name,
         features=sae_plan.features,
+        rule=sae_plan.rule,
         feature_weights=sae_plan.feature_weights,
+        levels=sae_plan.levels,
         aggregator=plan.aggregator,
     )
 
