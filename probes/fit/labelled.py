@@ -1,8 +1,5 @@
 """Fits what a recipe plans on requests of two kinds, and what it plans in passes."""
 
-from collections.abc import Mapping, Sequence
-from pathlib import Path
-
 from probes.aggregate import (
     AttentionMean,
     MultiMax,
@@ -17,17 +14,11 @@ from probes.fit.logistic import fit_logistic
 from probes.fit.moments import Progress
 from probes.fit.nonlinear import Task, fit_attention, fit_mlp, fit_multi_max, fit_swim
 from probes.fit.plan import DetectorPlan, MahalanobisPlan
-from probes.fit.plan_labelled import (
-    ContrastPlan,
-    LabelledPlan,
-    LogisticPlan,
-    NetworkPlan,
-    PersonaPlan,
-    StreamPlan,
-    SwimPlan,
-)
+from probes.fit.plan_common import LabelledPlan
+from probes.fit.plan_linear import ContrastPlan, LogisticPlan, PersonaPlan, StreamPlan
+from probes.fit.plan_trained import NetworkPlan, SwimPlan
 from probes.fit.select import select_requests
-from probes.fit.streamed import StreamTask, fit_streamed
+from probes.fit.streamed import StreamTask
 from probes.hooks import layer_of
 
 
@@ -156,16 +147,6 @@ def stream_task(plan: DetectorPlan, dataset: Dataset) -> StreamTask:
         aggregator=plan.aggregator,
         logistic=family.options,
     )
-
-
-def fit_stream_tasks(
-    tasks: Sequence[StreamTask],
-    dataset: Dataset,
-    work: Path | None,
-    progress: Progress | None,
-) -> Mapping[str, Detector]:
-    """Fit *tasks* in shared passes; by name."""
-    return fit_streamed(dataset, tasks, work=work, progress=progress) if tasks else {}
 
 
 def kinds_of(plan: LabelledPlan, dataset: Dataset) -> tuple[list[int], list[int]]:

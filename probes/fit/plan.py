@@ -9,14 +9,13 @@ from probes.aggregate import Aggregator, aggregator_from_json
 from probes.detector import check_name
 from probes.errors import RecipeError
 from probes.fields import Fields
+from probes.fit.plan_common import LabelledPlan, read_selector
 from probes.fit.plan_labelled import (
     READERS,
-    LabelledPlan,
     check_family_aggregator,
     default_aggregator,
-    read_selector,
-    read_solver,
 )
+from probes.fit.plan_linear import read_solver
 from probes.fit.select import Selector
 from probes.hooks import check_hook_point
 from probes.rules import RULES

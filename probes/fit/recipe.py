@@ -15,7 +15,6 @@ from probes.fit.evaluate import request_statistics
 from probes.fit.labelled import (
     check_hook_points,
     fit_labelled,
-    fit_stream_tasks,
     is_streamed,
     negative_of,
     stream_task,
@@ -28,8 +27,9 @@ from probes.fit.plan import (
     SAEPlan,
     load_recipe,
 )
-from probes.fit.plan_labelled import LabelledPlan
+from probes.fit.plan_common import LabelledPlan
 from probes.fit.select import select_requests
+from probes.fit.streamed import fit_streamed
 from probes.identity import check_same_identity
 from probes.sae import SAEFeatureDetector
 from probes.sae_formats import load_saelens
@@ -79,20 +79,24 @@ def fit_bundle(
     _check_datasets(fit, calibration)
     tell = progress or (lambda done, total, text: None)
     alpha, total = recipe.alpha / len(recipe.detectors), n_steps(recipe)
-    tell(0, total, "fitting in passes")
+
+    def telling(step: int) -> Progress:
+        """Progress within one step, as a share."""
+        return lambda done, of, text: tell(step, total, f"{text}, {100 * done // of} %")
+
     streamed = _fit_streamed(
         recipe_path,
         recipe,
         fit,
         work,
-        lambda done, rows, text: tell(0, total, f"{text}, {100 * done // rows} %"),
+        telling(0),
     )
     detectors: list[Detector] = []
     calibrations: dict[str, Calibration] = {}
     for index, plan in enumerate(recipe.detectors):
         try:
             tell(2 * index, total, f"fitting {plan.name}")
-            detector = streamed.get(plan.name) or _fit(plan, fit)
+            detector = streamed.get(plan.name) or _fit(plan, fit, telling(2 * index))
             tell(2 * index + 1, total, f"calibrating {plan.name}")
             calibrations[plan.name] = _calibrate(plan, detector, calibration, alpha)
         except ValueError as error:
@@ -124,7 +128,7 @@ def _fit_streamed(
             except ValueError as error:
                 raise _located(recipe_path, index, error) from error
     try:
-        return fit_stream_tasks(tasks, dataset, work, progress)
+        return fit_streamed(dataset, tasks, work=work, progress=progress)
     except ValueError as error:
         raise RecipeError(f"{recipe_path.name}: {error}") from error
 
@@ -133,11 +137,11 @@ def _located(recipe_path: Path, index: int, error: ValueError) -> RecipeError:
     return RecipeError(f"{recipe_path.name}: detector[{index}]: {error}")
 
 
-def _fit(plan: DetectorPlan, dataset: Dataset) -> Detector:
+def _fit(plan: DetectorPlan, dataset: Dataset, progress: Progress) -> Detector:
     check_hook_points(plan, dataset)
     match plan.family:
         case LabelledPlan():
-            return fit_labelled(plan, dataset)
+            return fit_labelled(plan, dataset, progress)
         case MahalanobisPlan() as mahalanobis:
             return fit_mahalanobis(
                 dataset,

@@ -1,0 +1,66 @@
+"""What recipes of labelled probes share."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TypeVar
+
+from probes.fields import Fields
+from probes.fit.select import TOKENS, Selector
+
+_T = TypeVar("_T")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LabelledPlan:
+    """
+    A detector to be fitted on requests of two kinds.
+
+    Attributes:
+        positive: Requests that show the behaviour.
+
+        negative: Requests that do not; all others where it is None.
+    """
+
+    positive: Selector
+    negative: Selector | None
+
+
+def read_selector(table: Fields, key: str) -> Selector:
+    """The requests that *key* selects by a label."""
+    nested = table.table(key)
+    label, equals = nested.text("label"), nested.take("equals")
+    if not isinstance(equals, str | bool | int | float):
+        nested.fail("equals", f"expected a string, truth value or number: {equals!r}")
+    nested.close()
+    return Selector(label=label, equals=equals)
+
+
+def read_kinds(table: Fields) -> tuple[Selector, Selector | None]:
+    """The positive requests, and the negative ones where they are named."""
+    positive = read_selector(table, "positive")
+    return positive, read_selector(table, "negative") if table.has("negative") else None
+
+
+def read_tokens(table: Fields, default: str) -> str:
+    """Which tokens of a positive request show the behaviour."""
+    tokens = table.text("tokens", default)
+    if tokens not in TOKENS:
+        table.fail("tokens", f"expected one of {list(TOKENS)}, found {tokens!r}")
+    return tokens
+
+
+def made(table: Fields, make: Callable[[], _T]) -> _T:
+    """What *make* gives; its error names the key, as ``key: problem``."""
+    try:
+        return make()
+    except ValueError as error:
+        key, _, problem = str(error).partition(": ")
+        table.fail(key, problem)
+
+
+def named(table: Fields, key: str, check: Callable[[str], None], value: str) -> None:
+    """Fail under *key* where *check* does not take *value*."""
+    try:
+        check(value)
+    except ValueError as error:
+        table.fail(key, str(error).partition(": ")[2])
