@@ -11,6 +11,7 @@ from probes.reconstruction import SAEReconstruction
 from probes.rules import RULES
 from probes.sae_formats.record import SAE
 from probes.topk import TopKFeatureDetector
+from tests.bench.sae_rules import KINDS, compare, random_sae
 from tests.probes.builders import (
     D_MODEL,
     HOOK_POINT,
@@ -165,6 +166,17 @@ def test_reconstruction_needs_a_decoder() -> None:
     """
     with pytest.raises(ValueError, match="expected one with a decoder"):
         SAEReconstruction(name="error", sae=crosscoder(), aggregator=Max())
+
+
+@pytest.mark.parametrize("kind", KINDS.values(), ids=KINDS)
+def test_the_bench_finds_no_wrong_outcome(kind: dict[str, Any]) -> None:
+    """
+    The bench's short form: rules over a few features of random SAEs are never wrong.
+    """
+    lines = compare(random_sae(32, 256, **kind), 16, 2000)
+
+    assert len(RULES) == len(lines)
+    assert all(" 0 of 2000 outcomes wrong" in line for line in lines), lines
 
 
 @pytest.mark.parametrize(
