@@ -335,6 +335,25 @@ def test_minimiser_finds_the_minimum_of_a_quadratic() -> None:
     np.testing.assert_allclose(target, minimiser.point, atol=1e-5)
 
 
+def test_best_point_is_the_lowest_told() -> None:
+    """
+    Cut off at any time, the minimiser has the lowest point that it was told about.
+    """
+    scales, target = np.logspace(-1, 3, 20), np.linspace(-3, 3, 20)
+    minimiser, lowest, n_rises = LBFGS(np.zeros(20), tolerance=1e-8), np.inf, 0
+    for _ in range(40):
+        gap = minimiser.point - target
+        value = float(scales @ gap**2) / 2
+        n_rises += value > lowest
+        lowest = min(value, lowest)
+        minimiser.tell(value, scales * gap)
+
+        best = float(scales @ (minimiser.best - target) ** 2) / 2
+        assert best == pytest.approx(lowest, rel=1e-3)
+
+    assert n_rises > 0  # or point would do as well
+
+
 def test_what_cannot_be_fitted_is_refused(dataset: Dataset) -> None:
     """
     One class only, two names alike or an unknown kind is one line that says so.
