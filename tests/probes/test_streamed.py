@@ -30,7 +30,7 @@ from probes import (
     load_dataset,
 )
 from probes.arrays import Float32, Float64
-from probes.fit import chunks, moments
+from probes.fit import chunks, moments, streamed
 from probes.fit.checkpoint import Checkpoint
 from probes.fit.lbfgs import LBFGS
 from probes.fit.logistic import LogisticOptions, fit_logistic
@@ -255,6 +255,22 @@ def test_sharing_passes_changes_nothing(dataset: Dataset) -> None:
             rtol=1e-4,
             atol=1e-5,
         )
+
+
+def test_more_passes_for_more_covariances(
+    dataset: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """
+    Where memory is given for one covariance, each has a pass and nothing else changes.
+    """
+    whole, n_chunks = weights_of(dataset), _n_chunks(dataset)
+
+    monkeypatch.setattr(streamed, "COVARIANCE_BYTES", 8 * D_MODEL**2)
+
+    assert whole == weights_of(dataset)
+    # Two different sets of rows: all of them, for l and l5, and the benign ones of d.
+    a_pass = -(-len(dataset.positions) // 37)
+    assert n_chunks + a_pass == _n_chunks(dataset)
 
 
 class _InterruptedError(Exception):
