@@ -61,6 +61,11 @@ class LBFGS:
         self._step = 1.0 if len(self._steps) else first
         self.point = self._base + self._step * self._direction
 
+    @property
+    def best(self) -> Float64:
+        """The lowest point so far; `point` may be one that was not evaluated yet."""
+        return self._base
+
     def state(self) -> State:
         """Everything, as arrays; `restore` is the inverse."""
         scalars = [self.is_done, self._value, self._step, self._n_halvings]

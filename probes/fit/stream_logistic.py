@@ -77,7 +77,10 @@ def minimise(
             _evaluate(dataset, hook_points, fits, text, progress)
             n_done += 1
             checkpoint.save(_state(fits, number, n_done))
-    return {name: fit.raw() for name, fit in zip(classes, fits, strict=True)}
+    return {
+        name: fit.raw(fit.minimiser.best)
+        for name, fit in zip(classes, fits, strict=True)
+    }
 
 
 def _state(fits: Sequence["_Fit"], number: int, n_done: int) -> State:
@@ -115,15 +118,14 @@ class _Fit:
         self.n = sum(counts)
         self.shares = [self.n / (2 * n) for n in counts]
 
-    def raw(self) -> tuple[Float64, float]:
-        """Direction and bias on raw activations, at the minimiser's point."""
-        point = self.minimiser.point
+    def raw(self, point: Float64) -> tuple[Float64, float]:
+        """Direction and bias on raw activations, at *point*."""
         weight = point[:-1] / self.scale
         return weight, float(point[-1] - weight @ self.mean)
 
     def again(self) -> None:
         """Begin another round where the last one ended."""
-        self.minimiser = self._new(self.minimiser.point)
+        self.minimiser = self._new(self.minimiser.best)
 
     def tell(self, loss: float, by_weight: Float64, by_bias: float) -> None:
         """Take in the sums of a pass: loss, and its gradient on raw activations."""
@@ -165,7 +167,7 @@ def _begin(
     if not mine:
         return
     scores = np.empty((n_rows(dataset), len(mine)), dtype=np.float32)
-    weights = np.stack([fit.raw()[0] for fit in mine], axis=1)
+    weights = np.stack([fit.raw(fit.minimiser.best)[0] for fit in mine], axis=1)
     for rows, found in chunks(dataset, hook_points):
         scores[rows] = found @ weights
         if progress is not None:
@@ -190,7 +192,7 @@ def _evaluate(
 ) -> None:
     """One pass: the loss and gradient of every regression that is not done."""
     live = [fit for fit in fits if not fit.is_done]
-    raws = [fit.raw() for fit in live]
+    raws = [fit.raw(fit.minimiser.point) for fit in live]
     weights = np.stack([weight for weight, _ in raws])
     biases = np.array([bias for _, bias in raws])
     losses, by_bias = np.zeros(len(live)), np.zeros(len(live))

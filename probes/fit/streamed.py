@@ -1,12 +1,13 @@
 # What is in memory at once: a chunk of rows in float64 (a few times
-# `chunks.CHUNK_BYTES`), one d^2 matrix in float64 for each different set of rows whose
-# covariance is wanted (128 MiB at d_model 4096) and as much again while one is taken
-# in, a byte a row and task, and the minimisers' vectors. Never the data set.
+# `chunks.CHUNK_BYTES`); `COVARIANCE_BYTES` of sums for covariances, one for each
+# different set of rows (128 MiB at d_model 4096), as much again when they are finished
+# and a few matrices on the way; some bytes a row and task; the minimisers' vectors.
+# Never the data set, and where there are more covariances there are more passes.
 """Fits many linear detectors in few passes over a data set larger than memory."""
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +24,8 @@ from probes.fit.logistic import LogisticOptions
 from probes.fit.mahalanobis import from_covariance
 from probes.fit.moments import Mask, Moments, Progress, gather
 from probes.fit.stream_logistic import Classes, minimise
+
+COVARIANCE_BYTES = 512 << 20
 
 KINDS = ("logistic", "mass_mean", "lda", "mahalanobis")
 
@@ -132,19 +135,27 @@ def _fit_group(
 ) -> dict[str, Detector]:
     key = [dataset.sha256.encode(), repr(max_passes).encode()]
     key += [_key(task) for task in tasks]
-    masks, names = _masks(dataset, tasks)
-    wanted = {names[t.name]["both"] for t in tasks if t.kind in ("lda", "mahalanobis")}
-    passes = Checkpoint(work, f"moments-{index}", key)
     hook_points = tasks[0].hook_points
-    moments = gather(dataset, hook_points, masks, sorted(wanted), passes, progress)
+    masks, names = _masks(dataset, tasks)
     made: dict[str, Detector] = {}
-    for task in tasks:
-        if task.kind != "logistic":
-            mine = {part: moments.get(name) for part, name in names[task.name].items()}
-            made[task.name] = _from_moments(task, mine)
+    moments: dict[str, Moments] = {}
+    checkpoints: list[Checkpoint] = []
+    for batch in _batches(dataset, tasks, names):
+        checkpoint = Checkpoint(work, f"moments-{index}-{len(checkpoints)}", key)
+        checkpoints.append(checkpoint)
+        # The first pass takes in every mean; those after it have more covariances.
+        read = {name: masks[name] for name in batch} if moments else masks
+        found = gather(dataset, hook_points, read, batch, checkpoint, progress)
+        for task in tasks:
+            mine = names[task.name]
+            is_next = mine["both"] in batch or task.kind == "mass_mean"
+            if is_next and task.kind != "logistic" and task.name not in made:
+                known = {p: (moments | found).get(n) for p, n in mine.items()}
+                made[task.name] = _from_moments(task, known)
+        moments |= {n: replace(one, covariance=None) for n, one in found.items()}
     regressions = [task for task in tasks if task.kind == "logistic"]
-    minimising = Checkpoint(work, f"logistic-{index}", key)
-    found = minimise(
+    checkpoints.append(Checkpoint(work, f"logistic-{index}", key))
+    minima = minimise(
         dataset,
         hook_points,
         {
@@ -155,18 +166,29 @@ def _fit_group(
             )
             for task in regressions
         },
-        checkpoint=minimising,
+        checkpoint=checkpoints[-1],
         max_passes=max_passes,
         progress=progress,
     )
     for task in regressions:
-        weight, bias = found[task.name]
+        weight, bias = minima[task.name]
         made[task.name] = as_probe(
             task.name, hook_points, weight, bias, task.aggregator
         )
-    passes.clear()
-    minimising.clear()
+    for checkpoint in checkpoints:
+        checkpoint.clear()
     return made
+
+
+def _batches(
+    dataset: Dataset, tasks: Sequence[StreamTask], names: Mapping[str, dict[str, str]]
+) -> list[list[str]]:
+    """The covariances that each pass takes in: as many as memory is given for."""
+    kinds = ("lda", "mahalanobis")
+    wanted = sorted({names[t.name]["both"] for t in tasks if t.kind in kinds})
+    d_model = dataset.activations[tasks[0].hook_points[0]].shape[1]
+    most = max(1, COVARIANCE_BYTES // (8 * int(d_model) ** 2))
+    return [wanted[i : i + most] for i in range(0, len(wanted), most)] or [[]]
 
 
 def _from_moments(task: StreamTask, moments: Mapping[str, Moments | None]) -> Detector:

@@ -30,7 +30,7 @@ from probes import (
     load_dataset,
 )
 from probes.arrays import Float32, Float64
-from probes.fit import chunks, moments
+from probes.fit import chunks, moments, streamed
 from probes.fit.checkpoint import Checkpoint
 from probes.fit.lbfgs import LBFGS
 from probes.fit.logistic import LogisticOptions, fit_logistic
@@ -257,6 +257,22 @@ def test_sharing_passes_changes_nothing(dataset: Dataset) -> None:
         )
 
 
+def test_more_passes_for_more_covariances(
+    dataset: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """
+    Where memory is given for one covariance, each has a pass and nothing else changes.
+    """
+    whole, n_chunks = weights_of(dataset), _n_chunks(dataset)
+
+    monkeypatch.setattr(streamed, "COVARIANCE_BYTES", 8 * D_MODEL**2)
+
+    assert whole == weights_of(dataset)
+    # Two different sets of rows: all of them, for l and l5, and the benign ones of d.
+    a_pass = -(-len(dataset.positions) // 37)
+    assert n_chunks + a_pass == _n_chunks(dataset)
+
+
 class _InterruptedError(Exception):
     """Somebody stopped the fit."""
 
@@ -333,6 +349,25 @@ def test_minimiser_finds_the_minimum_of_a_quadratic() -> None:
 
     assert minimiser.is_done
     np.testing.assert_allclose(target, minimiser.point, atol=1e-5)
+
+
+def test_best_point_is_the_lowest_told() -> None:
+    """
+    Cut off at any time, the minimiser has the lowest point that it was told about.
+    """
+    scales, target = np.logspace(-1, 3, 20), np.linspace(-3, 3, 20)
+    minimiser, lowest, n_rises = LBFGS(np.zeros(20), tolerance=1e-8), np.inf, 0
+    for _ in range(40):
+        gap = minimiser.point - target
+        value = float(scales @ gap**2) / 2
+        n_rises += value > lowest
+        lowest = min(value, lowest)
+        minimiser.tell(value, scales * gap)
+
+        best = float(scales @ (minimiser.best - target) ** 2) / 2
+        assert best == pytest.approx(lowest, rel=1e-3)
+
+    assert n_rises > 0  # or point would do as well
 
 
 def test_what_cannot_be_fitted_is_refused(dataset: Dataset) -> None:
