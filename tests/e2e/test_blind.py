@@ -1,6 +1,7 @@
 """A monitor that stopped seeing says so."""
 
 import signal
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from service.serving import VLLMServer
 from tests.e2e.bundles import HOOK_POINTS, make_bundle
 from tests.e2e.daemons import Daemon
 from tests.e2e.engines import HERE, ORGANISM
-from tests.e2e.test_faults import ARGUMENTS, send
+from tests.e2e.test_faults import ARGUMENTS, send, send_until
 
 pytestmark = pytest.mark.vllm
 
@@ -53,10 +54,14 @@ def test_a_removed_tap_is_reported_within_ten_seconds(
             before = daemon.wait_for(lambda s: s.n_requests["scanned"] >= 48, 30)
             assert is_healthy(daemon)
 
+            is_enough = threading.Event()
             with ThreadPoolExecutor(1) as pool:
                 untap.touch()
-                untapped = pool.submit(send, server, "untapped")
-                blind = daemon.wait_for(lambda s: s.state == "blind", 10)
+                untapped = pool.submit(send_until, server, "untapped", is_enough)
+                try:
+                    blind = daemon.wait_for(lambda s: s.state == "blind", 10)
+                finally:
+                    is_enough.set()
                 untapped.result()
 
             assert not is_healthy(daemon)

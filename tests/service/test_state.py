@@ -67,6 +67,27 @@ def test_idleness_does_not_heal() -> None:
     assert (7, {}) == (recent.n_scored, recent.n_lost)
 
 
+def test_a_short_burst_of_losses_at_the_end_is_blindness() -> None:
+    """
+    However samples fall, traffic that ended with nothing but losses is not outweighed
+    by what was scored before it.
+    """
+    recent = RecentCoverage(window_seconds=5.0)
+    totals = Coverage()
+    totals.n_scored = 1400
+    recent.sample(0.0, totals)
+    totals.n_lost[LossReason.TAP_SILENT] = 402
+    totals.n_scored += 10
+    recent.sample(0.25, totals)
+    totals.n_lost[LossReason.TAP_SILENT] = 1400
+    recent.sample(0.5, totals)
+    # Never one within the quarter second in which the window would tell them apart.
+    for now in (1.0, 2.0, 3.0, 4.0, 5.0, 5.24, 5.51, 6.0, 60.0):
+        recent.sample(now, totals)
+
+    assert (0, {LossReason.TAP_SILENT: 998}) == (recent.n_scored, recent.n_lost)
+
+
 def test_what_left_the_window_is_forgotten_while_tokens_come() -> None:
     """
     Old losses do not degrade a daemon that has scored everything since.
