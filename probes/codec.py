@@ -13,14 +13,17 @@ from numpy.typing import NDArray
 from probes.aggregate import Aggregator, aggregator_from_json
 from probes.arrays import Float32, Int64
 from probes.attention import AttentionProbe, MultiMaxProbe
+from probes.bilinear import BilinearProbe
 from probes.detector import Detector
 from probes.errors import ArtifactError
 from probes.fields import Fields
+from probes.knn import NearestNeighbours
 from probes.linear import LinearProbe
 from probes.mahalanobis import Mahalanobis
 from probes.mlp import MLPProbe
 from probes.multilayer import MultiLayerProbe
 from probes.reconstruction import SAEReconstruction
+from probes.relative import RelativeMahalanobis
 from probes.sae import SAEFeatureDetector
 from probes.sae_formats.record import SAE
 from probes.topk import TopKFeatureDetector
@@ -37,7 +40,13 @@ _FAMILIES: dict[str, type[Any]] = {
     "topk": TopKFeatureDetector,
     "sae_reconstruction": SAEReconstruction,
     "mahalanobis": Mahalanobis,
+    "relative_mahalanobis": RelativeMahalanobis,
+    "nearest": NearestNeighbours,
+    "bilinear": BilinearProbe,
 }
+
+_NESTED: dict[object, type[Any]] = {SAE: SAE, Mahalanobis: Mahalanobis}
+"""Records that are fields of detectors."""
 
 
 def pack(detector: Detector) -> tuple[dict[str, object], Arrays]:
@@ -84,7 +93,7 @@ def _pack(record: Any, prefix: str, arrays: Arrays) -> dict[str, object]:
             arrays[where] = np.ascontiguousarray(value)
         elif one.type is Aggregator:
             table[one.name] = value.to_json()
-        elif one.type is SAE:
+        elif one.type in _NESTED:
             table[one.name] = _pack(value, where, arrays)
         else:
             table[one.name] = list(value) if isinstance(value, tuple) else value
@@ -124,8 +133,8 @@ def _value(one: Field[Any], table: Fields, where: str, arrays: Arrays) -> object
             return aggregator_from_json(nested.data)
         except ValueError as error:
             raise ArtifactError(f"{table.file}: {table.path}: {error}") from error
-    if kind is SAE:
-        return _unpack(SAE, table.table(key), where, arrays)
+    if kind in _NESTED:
+        return _unpack(_NESTED[kind], table.table(key), where, arrays)
     return _READERS[kind](table, key)
 
 

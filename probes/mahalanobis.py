@@ -5,10 +5,9 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from probes.aggregate import Aggregator
-from probes.arrays import FLOAT32_MAX, Float32, Float64, check_array
+from probes.arrays import FLOAT32_MAX, Float32, check_array
+from probes.centred import N_MEAN_PARTS, mean_rows, squared_distance_to_mean
 from probes.detector import Projection, check_aggregator, check_columns, check_name
-
-_N_MEAN_PARTS = 4
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -26,12 +25,10 @@ class Mahalanobis:
     PCA, Tipping and Bishop 1999). At full rank, k = d_model, there is no residual
     and the first sum is the whole distance.
 
-    |x - mu|^2 is |x|^2 - 2 mu.x + |mu|^2, which cancels, so the head runs in
-    float64 and mu.x comes in four columns, one a quarter of mu: a float32 matrix
-    product adds up one column's terms in a row, and its error grows with what it
-    has added up already. What remains is proportional to |x|^2 / |x - mu|^2:
-    measured on a CPU (2026-11-23, d_model 64 to 4096), below 1e-6 of the distance
-    times that ratio, so below 1e-4 up to a ratio of 100.
+    |x - mu|^2 cancels (see `probes.centred`), so the head runs in float64. What
+    remains is proportional to |x|^2 / |x - mu|^2: measured on a CPU (2026-11-23,
+    d_model 64 to 4096), below 1e-6 of the distance times that ratio, so below 1e-4
+    up to a ratio of 100.
 
     Attributes:
         name: Used as a label value.
@@ -95,18 +92,14 @@ class Mahalanobis:
         whitened_squares = wide[:, : self.rank] ** 2
         distance = whitened_squares.sum(axis=1)
         if not self.is_full_rank:
-            energy = self._squared_distance_to_mean(wide)
+            energy = squared_distance_to_mean(
+                wide[:, self.rank : -1], wide[:, -1], self.mean.astype(np.float64)
+            )
             energy -= whitened_squares @ self.variances.astype(np.float64)
             # Below zero by rounding only: it is a sum of squares.
             distance += np.maximum(energy, 0) / self.residual_variance
         evidence: Float32 = np.minimum(distance, FLOAT32_MAX).astype(np.float32)
         return evidence[:, None]
-
-    def _squared_distance_to_mean(self, columns: Float64) -> Float64:
-        dot_mean = columns[:, self.rank : -1].sum(axis=1)
-        mean = self.mean.astype(np.float64)
-        distance: Float64 = columns[:, -1] - 2 * dot_mean + mean @ mean
-        return distance
 
     def _projection(self) -> Projection:
         mean = self.mean.astype(np.float64)
@@ -114,17 +107,11 @@ class Mahalanobis:
         rows = self.directions.astype(np.float64) / scales[:, None]
         biases = -rows @ mean
         if not self.is_full_rank:
-            rows = np.vstack([rows, _in_parts(mean)])
-            biases = np.concatenate([biases, np.zeros(_N_MEAN_PARTS)])
+            rows = np.vstack([rows, mean_rows(mean)])
+            biases = np.concatenate([biases, np.zeros(N_MEAN_PARTS)])
         return Projection(
             hook_point=self.hook_point,
             weight=rows.astype(np.float32),
             bias=biases.astype(np.float32),
             wants_norm=not self.is_full_rank,
         )
-
-
-def _in_parts(mean: Float64) -> Float64:
-    """*mean* as a sum of rows that are zero but for one part of it."""
-    part_of = np.arange(len(mean)) * _N_MEAN_PARTS // len(mean)
-    return np.where(part_of == np.arange(_N_MEAN_PARTS)[:, None], mean, 0.0)

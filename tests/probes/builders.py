@@ -31,7 +31,10 @@ from probes import (
 )
 from probes.aggregate import RollingMeanMax
 from probes.arrays import Float32
+from probes.bilinear import BilinearProbe
+from probes.knn import NearestNeighbours
 from probes.reconstruction import SAEReconstruction
+from probes.relative import RelativeMahalanobis
 from probes.sae_formats.record import SAE
 from probes.topk import TopKFeatureDetector
 
@@ -211,6 +214,45 @@ def multi_max(width: int = 5) -> MultiMaxProbe:
     )
 
 
+def relative() -> RelativeMahalanobis:
+    return RelativeMahalanobis(
+        name="relative",
+        served=mahalanobis(4),
+        background=mahalanobis(D_MODEL, seed=60),
+        aggregator=Max(),
+    )
+
+
+def nearest(
+    *, is_normalised: bool, n: int = 6, k: int = 2, d_model: int = D_MODEL
+) -> NearestNeighbours:
+    coreset = floats(n, d_model, seed=61) + np.float32(2)
+    if is_normalised:
+        coreset /= np.linalg.norm(coreset, axis=1, keepdims=True)
+    return NearestNeighbours(
+        name=f"nearest-{'cosine' if is_normalised else 'euclidean'}",
+        hook_point=HOOK_POINT,
+        coreset=coreset,
+        k=k,
+        is_normalised=is_normalised,
+        aggregator=Max(),
+    )
+
+
+def bilinear() -> BilinearProbe:
+    return BilinearProbe(
+        name="bilinear",
+        hook_point=HOOK_POINT,
+        left=floats(3, D_MODEL, seed=62),
+        left_bias=floats(3, seed=63),
+        right=floats(3, D_MODEL, seed=64),
+        right_bias=floats(3, seed=65),
+        feature_weights=floats(3, seed=66),
+        bias=0.5,
+        aggregator=Max(),
+    )
+
+
 def detectors() -> list[Detector]:
     """One of every family and shape, at two hook points."""
     return [
@@ -232,6 +274,10 @@ def detectors() -> list[Detector]:
         ),
         mahalanobis(rank=4),
         mahalanobis(rank=D_MODEL),
+        relative(),
+        nearest(is_normalised=True),
+        nearest(is_normalised=False),
+        bilinear(),
         multilayer(),
         mlp(n_hidden=0),
         mlp(n_hidden=2),
