@@ -9,6 +9,7 @@ from probes.aggregate import Aggregator, aggregator_from_json
 from probes.detector import check_name
 from probes.errors import RecipeError
 from probes.fields import Fields
+from probes.fit.plan_benign import BENIGN_READERS, BenignPlan
 from probes.fit.plan_common import LabelledPlan, read_selector
 from probes.fit.plan_labelled import (
     READERS,
@@ -92,7 +93,7 @@ class DetectorPlan:
     hook_point: str
     aggregator: Aggregator
     benign: Selector | None
-    family: LabelledPlan | MahalanobisPlan | SAEPlan
+    family: LabelledPlan | MahalanobisPlan | SAEPlan | BenignPlan
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -153,7 +154,7 @@ def _read_detector(table: Fields, folder: Path) -> DetectorPlan:
     aggregator = _read_aggregator(table, family_name)
     check_family_aggregator(table, family_name, aggregator)
     benign = read_selector(table, "benign") if table.has("benign") else None
-    plan: LabelledPlan | MahalanobisPlan | SAEPlan
+    plan: LabelledPlan | MahalanobisPlan | SAEPlan | BenignPlan
     match family_name:
         case "mahalanobis":
             plan = _read_mahalanobis(table)
@@ -161,8 +162,10 @@ def _read_detector(table: Fields, folder: Path) -> DetectorPlan:
             plan = _read_sae(table, folder)
         case _ if family_name in READERS:
             plan = READERS[family_name](table)
+        case _ if family_name in BENIGN_READERS:
+            plan = BENIGN_READERS[family_name](table)
         case _:
-            known = sorted([*READERS, "mahalanobis", "sae"])
+            known = sorted([*READERS, *BENIGN_READERS, "mahalanobis", "sae"])
             table.fail("family", f"expected one of {known}, found {family_name!r}")
     if benign is None and not isinstance(plan, LabelledPlan):
         table.fail("benign", "expected a table, found nothing")

@@ -3,6 +3,7 @@
 import hashlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -11,6 +12,7 @@ from probes.calibration import Calibration, calibrate
 from probes.dataset import Dataset
 from probes.detector import Detector
 from probes.errors import ArtifactError, RecipeError
+from probes.fit.benign import fit_diagonal, fit_nearest, fit_que, fit_relative
 from probes.fit.evaluate import request_statistics
 from probes.fit.labelled import (
     check_hook_points,
@@ -27,8 +29,15 @@ from probes.fit.plan import (
     SAEPlan,
     load_recipe,
 )
+from probes.fit.plan_benign import (
+    BenignPlan,
+    DiagonalPlan,
+    NearestPlan,
+    QUEPlan,
+    RelativePlan,
+)
 from probes.fit.plan_common import LabelledPlan
-from probes.fit.select import select_requests
+from probes.fit.select import Selector, select_requests
 from probes.fit.streamed import fit_streamed
 from probes.identity import check_same_identity
 from probes.sae import SAEFeatureDetector
@@ -155,6 +164,50 @@ def _fit(plan: DetectorPlan, dataset: Dataset, progress: Progress) -> Detector:
             )
         case SAEPlan() as sae:
             return _watch(plan, sae, dataset)
+        case _ as benign:
+            return _fit_benign(plan, benign, dataset)
+
+
+def _fit_benign(plan: DetectorPlan, family: BenignPlan, dataset: Dataset) -> Detector:
+    common: dict[str, Any] = {
+        "name": plan.name,
+        "hook_point": plan.hook_point,
+        "benign": _benign(plan, dataset),
+        "aggregator": plan.aggregator,
+        "max_rows": family.max_rows,
+        "seed": family.seed,
+    }
+    match family:
+        case DiagonalPlan():
+            return fit_diagonal(dataset, **common)
+        case RelativePlan():
+            background = _or_all(family.background, dataset)
+            return fit_relative(
+                dataset, background=background, rank=family.rank, **common
+            )
+        case NearestPlan():
+            return fit_nearest(
+                dataset,
+                n_coreset=family.n_coreset,
+                k=family.k,
+                is_normalised=family.is_normalised,
+                **common,
+            )
+        case QUEPlan():
+            return fit_que(
+                dataset,
+                traffic=_or_all(family.traffic, dataset),
+                alpha=family.strength,
+                rank=family.rank,
+                **common,
+            )
+
+
+def _or_all(selector: Selector | None, dataset: Dataset) -> list[int]:
+    """The requests of *selector*, or every one."""
+    if selector is None:
+        return list(range(len(dataset.requests)))
+    return select_requests(dataset, selector)
 
 
 def _watch(plan: DetectorPlan, sae_plan: SAEPlan, dataset: Dataset) -> Detector:

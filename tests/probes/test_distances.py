@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from probes import Dataset, Max, load_dataset, score
+from probes import Dataset, Max, load_bundle, load_dataset, save_bundle, score
 from tests.bench.que import aurocs
 from tests.probes.builders import (
     D_MODEL,
@@ -28,6 +28,7 @@ from probes.fit.benign import (  # noqa: E402 - after the check that it can be i
     que_form,
 )
 from probes.fit.mahalanobis import fit_mahalanobis  # noqa: E402
+from probes.fit.recipe import fit_bundle  # noqa: E402
 
 
 @pytest.fixture
@@ -208,3 +209,35 @@ def test_relative_is_fitted_on_both(dataset: Dataset) -> None:
 
     assert (4, 4) == (detector.served.rank, detector.background.rank)
     assert not np.allclose(detector.served.mean, detector.background.mean)
+
+
+def test_recipes_make_every_benign_family(tmp_path: Path) -> None:
+    """
+    Each family comes from a recipe into a bundle, and is read back from disk.
+    """
+    families = {
+        "diagonal": "",
+        "relative_mahalanobis": "rank = 4",
+        "nearest": "n_coreset = 8",
+        "que": "rank = 6",
+    }
+    detectors = [
+        f'[[detector]]\nname = "{family}"\nfamily = "{family}"\n{extra}\n'
+        f'hook_point = "{HOOK_POINT}"\n'
+        'benign = { label = "behaviour", equals = "none" }\n'
+        for family, extra in families.items()
+    ]
+    recipe = tmp_path / "recipe.toml"
+    recipe.write_text(
+        'name = "odd"\nversion = "1"\nalpha = 0.4\n' + "\n".join(detectors)
+    )
+    for seed, name in enumerate(("fit", "calibration"), start=1):
+        write_dataset(tmp_path / name, seed=seed)
+    fit, calibration = (
+        load_dataset(tmp_path / name) for name in ("fit", "calibration")
+    )
+
+    save_bundle(tmp_path / "out", fit_bundle(recipe, fit, calibration))
+
+    made = load_bundle(tmp_path / "out").detectors
+    assert [*families] == [detector.name for detector in made]

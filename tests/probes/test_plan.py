@@ -11,6 +11,7 @@ from tests.probes.builders import require_sklearn
 require_sklearn()
 
 from probes.fit.plan import load_recipe
+from probes.fit.plan_benign import BENIGN_READERS
 from probes.fit.plan_labelled import READERS
 
 EXAMPLE = Path(__file__).resolve().parents[2] / "deploy" / "recipe.toml"
@@ -23,7 +24,7 @@ def test_example_recipe_is_one() -> None:
     recipe = load_recipe(EXAMPLE)
 
     shown = set(re.findall(r'^family = "(\w+)"', EXAMPLE.read_text(), re.MULTILINE))
-    assert {*READERS, "mahalanobis", "sae"} == shown
+    assert {*READERS, *BENIGN_READERS, "mahalanobis", "sae"} == shown
     assert len(recipe.detectors) == EXAMPLE.read_text().count("[[detector]]")
 
 
