@@ -72,6 +72,27 @@ class SAEPlan:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class NoveltyPlan:
+    """
+    Features of a SAELens checkpoint that no benign token switches on.
+
+    Attributes:
+        path: The checkpoint's folder.
+
+        max_features: At most this many, drawn at random; all where it is None.
+
+        seed: Of that draw.
+
+        model_name: As in `SAEPlan`.
+    """
+
+    path: Path
+    max_features: int | None
+    seed: int
+    model_name: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class DetectorPlan:
     """
     One detector of a recipe.
@@ -93,7 +114,7 @@ class DetectorPlan:
     hook_point: str
     aggregator: Aggregator
     benign: Selector | None
-    family: LabelledPlan | MahalanobisPlan | SAEPlan | BenignPlan
+    family: LabelledPlan | MahalanobisPlan | SAEPlan | NoveltyPlan | BenignPlan
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -154,18 +175,22 @@ def _read_detector(table: Fields, folder: Path) -> DetectorPlan:
     aggregator = _read_aggregator(table, family_name)
     check_family_aggregator(table, family_name, aggregator)
     benign = read_selector(table, "benign") if table.has("benign") else None
-    plan: LabelledPlan | MahalanobisPlan | SAEPlan | BenignPlan
+    plan: LabelledPlan | MahalanobisPlan | SAEPlan | NoveltyPlan | BenignPlan
     match family_name:
         case "mahalanobis":
             plan = _read_mahalanobis(table)
         case "sae":
             plan = _read_sae(table, folder)
+        case "sae_novelty":
+            plan = _read_novelty(table, folder)
         case _ if family_name in READERS:
             plan = READERS[family_name](table)
         case _ if family_name in BENIGN_READERS:
             plan = BENIGN_READERS[family_name](table)
         case _:
-            known = sorted([*READERS, *BENIGN_READERS, "mahalanobis", "sae"])
+            known = sorted(
+                [*READERS, *BENIGN_READERS, "mahalanobis", "sae", "sae_novelty"]
+            )
             table.fail("family", f"expected one of {known}, found {family_name!r}")
     if benign is None and not isinstance(plan, LabelledPlan):
         table.fail("benign", "expected a table, found nothing")
@@ -203,6 +228,18 @@ def _read_sae(table: Fields, folder: Path) -> SAEPlan:
         rule=rule,
         feature_weights=_numbers(table, "feature_weights"),
         levels=_numbers(table, "levels"),
+        model_name=table.text("model_name", ""),
+    )
+
+
+def _read_novelty(table: Fields, folder: Path) -> NoveltyPlan:
+    most = None
+    if table.has("max_features"):
+        most = table.integer("max_features", minimum=1)
+    return NoveltyPlan(
+        path=folder / table.text("path"),
+        max_features=most,
+        seed=table.integer("seed", 0),
         model_name=table.text("model_name", ""),
     )
 

@@ -22,9 +22,11 @@ from probes.fit.labelled import (
     stream_task,
 )
 from probes.fit.mahalanobis import fit_mahalanobis
+from probes.fit.novelty import fit_novelty
 from probes.fit.plan import (
     DetectorPlan,
     MahalanobisPlan,
+    NoveltyPlan,
     Recipe,
     SAEPlan,
     load_recipe,
@@ -41,7 +43,7 @@ from probes.fit.select import Selector, select_requests
 from probes.fit.streamed import fit_streamed
 from probes.identity import check_same_identity
 from probes.sae import SAEFeatureDetector
-from probes.sae_formats import load_saelens
+from probes.sae_formats import SAE, load_saelens
 from probes.topk import TopKFeatureDetector
 
 Progress = Callable[[int, int, str], None]
@@ -164,6 +166,16 @@ def _fit(plan: DetectorPlan, dataset: Dataset, progress: Progress) -> Detector:
             )
         case SAEPlan() as sae:
             return _watch(plan, sae, dataset)
+        case NoveltyPlan() as novelty:
+            return fit_novelty(
+                dataset,
+                _load_sae(plan, novelty.path, novelty.model_name, dataset),
+                name=plan.name,
+                benign=_benign(plan, dataset),
+                aggregator=plan.aggregator,
+                max_features=novelty.max_features,
+                seed=novelty.seed,
+            )
         case _ as benign:
             return _fit_benign(plan, benign, dataset)
 
@@ -211,21 +223,7 @@ def _or_all(selector: Selector | None, dataset: Dataset) -> list[int]:
 
 
 def _watch(plan: DetectorPlan, sae_plan: SAEPlan, dataset: Dataset) -> Detector:
-    sae = load_saelens(sae_plan.path)
-    d_model = dataset.activations[plan.hook_point].shape[1]
-    if (sae.hook_point, sae.d_in) != (plan.hook_point, d_model):
-        raise ValueError(
-            f"path: expected an SAE at {plan.hook_point} with d_model {d_model}, "
-            f"got one at {sae.hook_point} with {sae.d_in}"
-        )
-    # A checkpoint names its model in words, a data set by its files: that both are
-    # the same only the operator can say.
-    if sae.model_name and sae.model_name != sae_plan.model_name:
-        raise ValueError(
-            f"model_name: expected {sae.model_name!r}, the model that the SAE was "
-            f"trained on, to say that it is the data set's, "
-            f"{dataset.identity.model!r}; got {sae_plan.model_name!r}"
-        )
+    sae = _load_sae(plan, sae_plan.path, sae_plan.model_name, dataset)
     family = SAEFeatureDetector if sae.is_exact_on_subset else TopKFeatureDetector
     return family.from_sae(
         sae,
@@ -236,6 +234,26 @@ def _watch(plan: DetectorPlan, sae_plan: SAEPlan, dataset: Dataset) -> Detector:
         levels=sae_plan.levels,
         aggregator=plan.aggregator,
     )
+
+
+def _load_sae(plan: DetectorPlan, path: Path, model_name: str, dataset: Dataset) -> SAE:
+    """The checkpoint at *path*, if it is of this hook point and of our model."""
+    sae = load_saelens(path)
+    d_model = dataset.activations[plan.hook_point].shape[1]
+    if (sae.hook_point, sae.d_in) != (plan.hook_point, d_model):
+        raise ValueError(
+            f"path: expected an SAE at {plan.hook_point} with d_model {d_model}, "
+            f"got one at {sae.hook_point} with {sae.d_in}"
+        )
+    # A checkpoint names its model in words, a data set by its files: that both are
+    # the same only the operator can say.
+    if sae.model_name and sae.model_name != model_name:
+        raise ValueError(
+            f"model_name: expected {sae.model_name!r}, the model that the SAE was "
+            f"trained on, to say that it is the data set's, "
+            f"{dataset.identity.model!r}; got {model_name!r}"
+        )
+    return sae
 
 
 def _calibrate(

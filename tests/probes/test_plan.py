@@ -24,7 +24,7 @@ def test_example_recipe_is_one() -> None:
     recipe = load_recipe(EXAMPLE)
 
     shown = set(re.findall(r'^family = "(\w+)"', EXAMPLE.read_text(), re.MULTILINE))
-    assert {*READERS, *BENIGN_READERS, "mahalanobis", "sae"} == shown
+    assert {*READERS, *BENIGN_READERS, "mahalanobis", "sae", "sae_novelty"} == shown
     assert len(recipe.detectors) == EXAMPLE.read_text().count("[[detector]]")
 
 
