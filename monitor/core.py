@@ -9,11 +9,11 @@
 #
 # Each (request, detector) pair is in one of two states:
 #
-#     WATCHING --statistic > threshold--> FLAGGED
+#     WATCHING --peak > level of its length--> FLAGGED
 #
 # and there is no way back, so that one bad request is one line in the audit log
 # and not one per token. Detectors whose statistic can fall again are judged once,
-# when the request ends.
+# when the request ends; see probes/calibration/record.py.
 """Scores batches, keeps one record per live request, and returns flags."""
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -23,7 +23,7 @@ import numpy as np
 from monitor.checks import BatchError, check_batch, check_gap
 from monitor.coverage import Coverage, Totals
 from monitor.ended import Ended, EndedRequests, Key
-from monitor.live import History, LiveRequest, peak
+from monitor.live import LiveRequest
 from monitor.records import (
     Flag,
     Gap,
@@ -39,11 +39,10 @@ from monitor.scoring import (
     ScoredRows,
     count_fates,
     refusal_of,
-    score_rows,
 )
-from monitor.standing import Standings
-from monitor.summary import Finished, summarize
-from probes.aggregate import is_answer
+from monitor.summary import Finished
+from monitor.watch import Watch
+from probes.arrays import Float64
 from probes.bank import ProjectionBank
 from probes.calibration import Calibration
 from probes.detector import Detector
@@ -63,10 +62,12 @@ class Monitor:
         self,
         bank: ProjectionBank,
         detectors: Sequence[Detector],
-        calibrations: Mapping[str, Calibration],
+        calibration: Calibration,
         *,
         max_live_requests: int = 16384,
         max_positions: int = 1 << 20,
+        max_history_bytes: int = 64 << 20,
+        discovery_rate: float | None = None,
     ) -> None:
         """
         Watch with *detectors*, whose projections are stacked in *bank*.
@@ -74,33 +75,32 @@ class Monitor:
         Args:
             bank: Compiled from exactly *detectors*.
             detectors: Each name once.
-            calibrations: A threshold for each detector, by name.
+            calibration: Of exactly *detectors*, in order.
             max_live_requests: `evict` keeps no more than these.
             max_positions: Longest sequence that is believed. 2^20 is beyond every
-                context that vLLM serves in 2026, and bounds a request's memory.
+                context that vLLM serves in 2026, and bounds what a flag copies.
+            max_history_bytes: For the scores of the last tokens of all requests.
+            discovery_rate: Bound of the false discovery rate over requests; None to
+                test for no discoveries.
 
         Raises:
-            ValueError: There is no detector, or one has no calibration.
+            ValueError: There is no detector, or the calibration is of others.
         """
         if not detectors:
             raise ValueError("detectors: expected one or more, got none")
-        missing = [d.name for d in detectors if d.name not in calibrations]
-        if missing:
-            raise ValueError(f"calibrations: expected one for each of {missing}")
-        self._bank = bank
-        self._detectors = tuple(detectors)
-        self._thresholds = np.array(
-            [calibrations[d.name].threshold for d in detectors], dtype=np.float64
-        )
-        self._is_online = np.array(
-            [d.aggregator.is_monotone for d in detectors], dtype=np.bool_
+        self._bank_digest = bank.digest
+        self._watch = Watch(
+            bank,
+            detectors,
+            calibration,
+            max_history_bytes=max_history_bytes,
+            discovery_rate=discovery_rate,
         )
         self._max_live_requests = max_live_requests
         self._max_positions = max_positions
         self._live: dict[Key, LiveRequest] = {}
         self._ended = EndedRequests()
         self._repeats = Repeats()
-        self._standings = Standings(self._detectors)
         self._widths = {h: bank.n_columns(h) for h in bank.hook_points}
         self._d_models = {h: bank.weights[h].shape[1] for h in bank.hook_points}
         self.totals = Totals(n_flags={d.name: 0 for d in detectors})
@@ -109,6 +109,11 @@ class Monitor:
     def n_live_requests(self) -> int:
         """How many requests have begun and not ended."""
         return len(self._live)
+
+    @property
+    def drift(self) -> Float64:
+        """Capital of each detector's drift test, (n_detectors,); 1 at the start."""
+        return self._watch.drift
 
     def observe(self, batch: StepBatch) -> list[Flag]:
         """
@@ -135,31 +140,13 @@ class Monitor:
         )
         repeated = positions < seen_until[request_of_row]
         # All scores before any state: an error leaves the monitor as it was.
-        scored = score_rows(batch, repeated, self._bank, self._detectors)
+        scored = self._watch.score(batch, repeated)
         requests = self._advance(batch, scored)
         self._repeats.note(batch.engine, batch.step)
         if not len(scored.rows):
             return []
-        n_scored_each = np.bincount(
-            request_of_row[scored.rows], minlength=len(requests)
-        )
-        touched = np.flatnonzero(n_scored_each)
-        offsets = np.concatenate([[0], n_scored_each[touched].cumsum()])
-        slots = np.array([requests[i].slot for i in touched], dtype=np.int64)
-        n_prompt_tokens = batch.n_prompt_tokens[request_of_row[scored.rows]]
-        answers = is_answer(positions[scored.rows], n_prompt_tokens)
-        self._standings.update(slots, scored.evidence, offsets, answers)
-        for i, start, end in zip(touched, offsets, offsets[1:], strict=False):
-            rows = scored.rows[start:end]
-            requests[i].history.write(
-                positions[rows], scored.scores[:, start:end], batch.token_ids[rows]
-            )
-        crossed = self._standings.statistics[slots] > self._thresholds
-        flags: list[Flag] = []
-        for i, d in np.argwhere(crossed & self._is_online):
-            index = touched[i]
-            key = (batch.engine, batch.request_ids[index])
-            flags += self._flag(key, requests[index], int(d))
+        flags = self._watch.take_in(batch, scored, requests, request_of_row, positions)
+        self._count_flags(flags)
         return flags
 
     def finish(self, engine: str, request_id: str) -> Finished:
@@ -260,7 +247,7 @@ class Monitor:
     def _expected_widths(self, batch: StepBatch) -> Mapping[str, int]:
         if batch.activations:
             return self._d_models
-        is_ours = refusal_of(batch, self._bank.digest) is None
+        is_ours = refusal_of(batch, self._bank_digest) is None
         return self._widths if is_ours else {}
 
     def _next_position(self, key: Key) -> int:
@@ -303,9 +290,7 @@ class Monitor:
         )
 
     def _begin(self, key: Key) -> LiveRequest:
-        live = LiveRequest(
-            slot=self._standings.take(), history=History(len(self._detectors))
-        )
+        live = self._watch.begin()
         if (before := self._ended.abandoned(key)) is not None:
             live.next_position = before.next_position
             live.flagged = set(before.flagged)
@@ -345,26 +330,19 @@ class Monitor:
         return requests
 
     def _finish(self, key: Key, *, is_end_seen: bool) -> Finished:
-        live = self._live.pop(key, None)
-        if live is None:
-            live = LiveRequest(slot=-1, history=History(len(self._detectors)))
-            statistics = np.full(len(self._detectors), -np.inf)
-        else:
-            statistics = self._standings.statistics[live.slot].copy()
-        flags: list[Flag] = []
-        for d in np.flatnonzero(statistics > self._thresholds):
-            flags += self._flag(key, live, int(d))
-        if live.slot >= 0:
-            self._standings.give_back(live.slot)
-            self._remember_end(key, live, is_end_seen)
+        live = self._live.pop(key, None) or LiveRequest(slot=-1, number=-1)
         verdict = live.coverage.verdict
         if verdict is Verdict.SCANNED and not (is_end_seen and live.is_whole):
             verdict = Verdict.PARTIAL
         self.totals.n_requests[verdict] += 1
-        names = [d.name for d in self._detectors]
-        return flags, summarize(
-            key, live, verdict, dict(zip(names, statistics.tolist(), strict=True))
-        )
+        flags, summary = self._watch.end(key, live, verdict)
+        if live.slot >= 0:
+            self._remember_end(key, live, is_end_seen)
+        self._count_flags(flags)
+        self.totals.n_discoveries += summary.is_discovery
+        if summary.abstention is not None:
+            self.totals.n_abstentions[summary.abstention] += 1
+        return flags, summary
 
     def _remember_end(self, key: Key, live: LiveRequest, is_end_seen: bool) -> None:
         ended = Ended(
@@ -375,25 +353,6 @@ class Monitor:
         )
         self._ended.remember(key, ended)
 
-    def _flag(self, key: Key, live: LiveRequest, index: int) -> list[Flag]:
-        """Flag a request whose statistic crossed, unless that was done before."""
-        detector = self._detectors[index].name
-        if detector in live.flagged:
-            return []
-        live.flagged.add(detector)
-        self.totals.n_flags[detector] += 1
-        is_all = self._detectors[index].aggregator.tokens == "all"
-        first = 0 if is_all else max(0, live.n_prompt_tokens - 1)
-        scores = live.history.scores(index, live.next_position)
-        flag = Flag(
-            engine=key[0],
-            request_id=key[1],
-            detector=detector,
-            score=float(self._standings.statistics[live.slot, index]),
-            threshold=float(self._thresholds[index]),
-            position=peak(scores, first),
-            bank_digest=self._bank.digest,
-            scores=scores,
-            token_ids=live.history.token_ids(live.next_position),
-        )
-        return [flag]
+    def _count_flags(self, flags: Iterable[Flag]) -> None:
+        for flag in flags:
+            self.totals.n_flags[flag.detector] += 1

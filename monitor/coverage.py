@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from monitor.records import LossReason, Verdict
+from monitor.records import Abstention, LossReason, Verdict
 
 
 @dataclass(slots=True)
@@ -58,6 +58,10 @@ class Totals:
         n_flags: Flags by detector.
 
         n_evicted: Requests finished because too many were live.
+
+        n_abstentions: Finished requests that got no answer, by why.
+
+        n_discoveries: Finished requests that are discoveries.
     """
 
     tokens: Coverage = field(default_factory=Coverage)
@@ -67,3 +71,7 @@ class Totals:
     )
     n_flags: dict[str, int] = field(default_factory=dict)
     n_evicted: int = 0
+    n_abstentions: dict[Abstention, int] = field(
+        default_factory=lambda: dict.fromkeys(Abstention, 0)
+    )
+    n_discoveries: int = 0

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
+from math import nan
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,6 +32,15 @@ class Verdict(StrEnum):
     SCANNED = "scanned"
     PARTIAL = "partial"
     UNSCANNED = "unscanned"
+
+
+class Abstention(StrEnum):
+    """Why a request that was scored got no answer: no promise covers it."""
+
+    TOO_LONG = "too_long"
+    """Longer than every request that the calibration rests on."""
+    UNLIKE_CALIBRATION = "unlike_calibration"
+    """A gate turned it away."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -131,14 +141,15 @@ class Flag:
     A detector's statistic crossed its threshold on a request; once for each pair.
 
     Attributes:
-        score: The request statistic when it crossed, the detector's units.
+        score: The request statistic at its peak, the detector's units.
 
-        threshold: Flagged because ``score > threshold``.
+        threshold: Flagged because ``score > threshold``: the boundary at the length
+            of the peak.
 
         position: The token position with the highest evidence so far.
 
         scores: float32 of shape (n_tokens,), evidence a token from position 0; NaN
-            where the token was lost.
+            where the token was lost, or is so long ago that it is not kept.
 
         token_ids: int32 of shape (n_tokens,), -1 where unknown.
     """
@@ -159,9 +170,22 @@ class RequestSummary:
     """
     What was seen of a finished request.
 
-    *statistics* holds each detector's final request statistic; *scores* each
-    flagging detector's evidence a token, float32 of shape (n_tokens,); *token_ids*
-    is int32 of shape (n_tokens,) and, like *scores*, empty unless it was flagged.
+    Attributes:
+        statistics: Each detector's final request statistic; -inf if it counted none.
+
+        margins: How far each is above its boundary, in the detector's units; flagged
+            above 0. Of a request that is too long, the longest length's boundary.
+
+        p_value: Of the whole set; NaN if nothing was scored, nothing is promised, or
+            there was an abstention.
+
+        is_discovery: Whether it is one at the false discovery rate that was set.
+
+        abstention: Why there is no answer, or None.
+
+        scores: Each flagging detector's evidence a token, float32 (n_tokens,).
+
+        token_ids: int32 (n_tokens,); like *scores*, empty unless it was flagged.
     """
 
     engine: str
@@ -172,6 +196,10 @@ class RequestSummary:
     n_tokens_lost: Mapping[LossReason, int]
     statistics: Mapping[str, float]
     flagged_by: tuple[str, ...]
+    margins: Mapping[str, float] = field(default_factory=dict)
+    p_value: float = nan
+    is_discovery: bool = False
+    abstention: Abstention | None = None
     scores: Mapping[str, NDArray[np.float32]] = field(default_factory=dict)
     token_ids: NDArray[np.int32] = field(
         default_factory=lambda: np.empty(0, dtype=np.int32)

@@ -36,7 +36,7 @@ class ScoredRows:
 
         evidence: Per detector, float32 of shape (n_scored, m).
 
-        scores: float32 of shape (n_detectors, n_scored): what the record shows.
+        scores: float32 of shape (n_scored, n_detectors): what the record shows.
     """
 
     fates: NDArray[np.uint8]
@@ -70,7 +70,7 @@ def score_rows(
         fates[~repeated] = _FATES[reason]
     if not (fates == SCORED).any():
         nothing = np.empty(0, dtype=np.int64)
-        no_scores = np.empty((len(detectors), 0), dtype=np.float32)
+        no_scores = np.empty((0, len(detectors)), dtype=np.float32)
         return ScoredRows(fates=fates, rows=nothing, evidence=(), scores=no_scores)
     for norms in batch.squared_norms.values():
         fates[(fates == SCORED) & (norms == NOT_WRITTEN)] = _FATES[
@@ -90,7 +90,10 @@ def score_rows(
         for detector, found in zip(detectors, kept, strict=True)
     ]
     return ScoredRows(
-        fates=fates, rows=rows[is_finite], evidence=kept, scores=np.stack(scores)
+        fates=fates,
+        rows=rows[is_finite],
+        evidence=kept,
+        scores=np.stack(scores, axis=1),
     )
 
 

@@ -3,6 +3,8 @@
 from collections.abc import Mapping
 
 from monitor.ended import Key
+from monitor.history import RequestHistory
+from monitor.judging import Judgement
 from monitor.live import LiveRequest
 from monitor.records import Flag, RequestSummary, Verdict
 
@@ -11,10 +13,15 @@ Finished = tuple[list[Flag], RequestSummary]
 
 
 def summarize(
-    key: Key, live: LiveRequest, verdict: Verdict, statistics: Mapping[str, float]
+    key: Key,
+    live: LiveRequest,
+    verdict: Verdict,
+    judgement: Judgement,
+    statistics: Mapping[str, float],
+    margins: Mapping[str, float],
+    history: RequestHistory,
 ) -> RequestSummary:
     """Sum up *live*; *statistics* by detector, in the detectors' order."""
-    n_tokens = live.next_position
     return RequestSummary(
         engine=key[0],
         request_id=key[1],
@@ -24,10 +31,14 @@ def summarize(
         n_tokens_lost=live.coverage.copy_lost(),
         statistics=statistics,
         flagged_by=tuple(sorted(live.flagged)),
+        margins=margins,
+        p_value=judgement.p_value,
+        is_discovery=judgement.is_discovery,
+        abstention=judgement.abstention,
         scores={
-            name: live.history.scores(i, n_tokens)
+            name: history.scores_of(i)
             for i, name in enumerate(statistics)
             if name in live.flagged
         },
-        token_ids=live.history.token_ids(n_tokens if live.flagged else 0),
+        token_ids=history.token_ids,
     )

@@ -20,7 +20,7 @@ from probes.bundle import (
     new_bundle,
     save_bundle,
 )
-from probes.calibration import Calibration, calibrate, n_benign_needed
+from probes.calibration import Calibration, CalibrationEvidence, fixed_thresholds
 from probes.dataset import Dataset, DatasetRequest, DatasetWriter, load_dataset
 from probes.detector import Detector, Projection, score
 from probes.errors import ActivationShapeError, ArtifactError, RecipeError
@@ -42,6 +42,7 @@ __all__ = [
     "AttentionProbe",
     "Bundle",
     "Calibration",
+    "CalibrationEvidence",
     "Dataset",
     "DatasetRequest",
     "DatasetWriter",
@@ -63,16 +64,15 @@ __all__ = [
     "RollingAttentionMax",
     "SAEFeatureDetector",
     "aggregator_from_json",
-    "calibrate",
     "canonical_hook_point",
     "check_hook_point",
     "check_identity",
+    "fixed_thresholds",
     "identity_of",
     "layer_of",
     "load_bundle",
     "load_dataset",
     "load_saelens",
-    "n_benign_needed",
     "new_bundle",
     "save_bundle",
     "score",

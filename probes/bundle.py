@@ -4,7 +4,7 @@ import hashlib
 import os
 import shutil
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -12,16 +12,18 @@ import safetensors
 import safetensors.numpy
 
 from probes.calibration import Calibration
-from probes.codec import Arrays, pack, unpack
+from probes.codec import Arrays, pack, pack_record, unpack, unpack_record
 from probes.detector import Detector, check_name
 from probes.errors import ArtifactError
 from probes.fields import Fields, dump_json, json_fields
 from probes.hooks import layer_of
 from probes.identity import ModelIdentity, check_same_identity
 
-SCHEMA = 1
+SCHEMA = 2
 _JSON_NAME = "bundle.json"
 _TENSORS_NAME = "detectors.safetensors"
+# Of its arrays; no detector's, since their names have no leading dot.
+_CALIBRATION = ".calibration"
 # Far above any real bundle: 4096 directions of d_model 16384 are 256 MiB.
 _MAX_BYTES = {_JSON_NAME: 16 << 20, _TENSORS_NAME: 1 << 30}
 
@@ -29,7 +31,7 @@ _MAX_BYTES = {_JSON_NAME: 16 << 20, _TENSORS_NAME: 1 << 30}
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Bundle:
     """
-    Detectors, their thresholds, and the model they are for.
+    Detectors, what they are held against, and the model they are for.
 
     Attributes:
         name: What the set is called.
@@ -40,7 +42,7 @@ class Bundle:
 
         detectors: In order.
 
-        calibrations: By detector name; each detector has one.
+        calibration: Of all of the detectors, in their order.
 
         digest: SHA-256, hex, of bundle.json, which holds the digest of the rest.
     """
@@ -49,7 +51,7 @@ class Bundle:
     version: str
     identity: ModelIdentity
     detectors: tuple[Detector, ...]
-    calibrations: dict[str, Calibration]
+    calibration: Calibration
     digest: str
 
 
@@ -59,20 +61,20 @@ def new_bundle(
     version: str,
     identity: ModelIdentity,
     detectors: Sequence[Detector],
-    calibrations: Mapping[str, Calibration],
+    calibration: Calibration,
 ) -> Bundle:
     """
     A bundle that is not on disk yet, with the digest that it will have there.
 
     Raises:
-        ArtifactError: The detectors, calibrations and identity do not fit together.
+        ArtifactError: The detectors, calibration and identity do not fit together.
     """
     unsealed = Bundle(
         name=name,
         version=version,
         identity=identity,
         detectors=tuple(detectors),
-        calibrations=dict(calibrations),
+        calibration=calibration,
         digest="",
     )
     _check_consistent("bundle", unsealed)
@@ -135,7 +137,9 @@ def load_bundle(path: Path, *, expected_digest: str | None = None) -> Bundle:
         version=table.text("version"),
         identity=read_identity(table.table("identity")),
         detectors=tuple(unpack(item, arrays) for item in table.tables("detectors")),
-        calibrations=_read_calibrations(table.table("calibrations")),
+        calibration=unpack_record(
+            Calibration, table.table("calibration"), _CALIBRATION, arrays
+        ),
         digest=digest,
     )
     table.close()
@@ -174,6 +178,7 @@ def _serialise(bundle: Bundle) -> dict[str, bytes]:
     """Each file's content; the same bundle gives the same bytes."""
     packed = [pack(detector) for detector in bundle.detectors]
     arrays = {key: array for _, some in packed for key, array in some.items()}
+    calibration = pack_record(bundle.calibration, _CALIBRATION, arrays)
     tensors = safetensors.numpy.save(dict(sorted(arrays.items())))
     table: dict[str, object] = {
         "schema": SCHEMA,
@@ -182,7 +187,7 @@ def _serialise(bundle: Bundle) -> dict[str, bytes]:
         "identity": asdict(bundle.identity),
         "tensors_sha256": hashlib.sha256(tensors).hexdigest(),
         "detectors": [table for table, _ in packed],
-        "calibrations": {n: asdict(c) for n, c in bundle.calibrations.items()},
+        "calibration": calibration,
     }
     return {_TENSORS_NAME: tensors, _JSON_NAME: dump_json(table)}
 
@@ -197,10 +202,10 @@ def _check_consistent(where: str, bundle: Bundle) -> None:
         raise ArtifactError(
             f"{where}: detectors: expected different names, found {names}"
         )
-    if set(names) != set(bundle.calibrations):
+    if tuple(names) != bundle.calibration.detectors:
         raise ArtifactError(
-            f"{where}: calibrations: expected one for each of {sorted(names)}, "
-            f"found {sorted(bundle.calibrations)}"
+            f"{where}: calibration: expected one of {names}, "
+            f"found one of {list(bundle.calibration.detectors)}"
         )
     for detector in bundle.detectors:
         _check_fits_model(f"{where}: detector {detector.name!r}", detector, bundle)
@@ -219,27 +224,6 @@ def _check_fits_model(where: str, detector: Detector, bundle: Bundle) -> None:
                 f"{where}: hook_point: expected a layer below {identity.n_layers}, "
                 f"found {projection.hook_point}"
             )
-
-
-def _read_calibrations(table: Fields) -> dict[str, Calibration]:
-    return {name: _read_calibration(table.table(name)) for name in sorted(table.data)}
-
-
-def _read_calibration(table: Fields) -> Calibration:
-    try:
-        calibration = Calibration(
-            threshold=table.number("threshold"),
-            alpha=table.number("alpha"),
-            n_benign=table.integer("n_benign"),
-            n_flagged_benign=table.integer("n_flagged_benign"),
-            dataset_sha256=table.text("dataset_sha256"),
-        )
-    except ArtifactError:
-        raise
-    except ValueError as error:
-        raise ArtifactError(f"{table.file}: {table.path}: {error}") from error
-    table.close()
-    return calibration
 
 
 def _read_tensors(path: Path, expected_sha256: str) -> Arrays:

@@ -1,6 +1,6 @@
 # A family is stored as its dataclass's fields, each by its type: a new family is one
 # line in `_FAMILIES`.
-"""Detectors as plain data: a JSON table and named arrays."""
+"""Detectors and calibrations as plain data: a JSON table and named arrays."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import Field, fields
@@ -11,9 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from probes.aggregate import Aggregator, aggregator_from_json
-from probes.arrays import Float32, Int64
+from probes.arrays import Float32, Float64, Int64
 from probes.attention import AttentionProbe, MultiMaxProbe
 from probes.bilinear import BilinearProbe
+from probes.calibration import CalibrationEvidence
 from probes.detector import Detector
 from probes.errors import ArtifactError
 from probes.fields import Fields
@@ -45,8 +46,12 @@ _FAMILIES: dict[str, type[Any]] = {
     "bilinear": BilinearProbe,
 }
 
-_NESTED: dict[object, type[Any]] = {SAE: SAE, Mahalanobis: Mahalanobis}
-"""Records that are fields of detectors."""
+_NESTED: dict[object, type[Any]] = {
+    SAE: SAE,
+    Mahalanobis: Mahalanobis,
+    CalibrationEvidence: CalibrationEvidence,
+}
+"""Records that are fields of others."""
 
 
 def pack(detector: Detector) -> tuple[dict[str, object], Arrays]:
@@ -63,7 +68,7 @@ def pack(detector: Detector) -> tuple[dict[str, object], Arrays]:
             f"got {type(detector).__name__}"
         )
     arrays: Arrays = {}
-    return {"family": names[0]} | _pack(detector, detector.name, arrays), arrays
+    return {"family": names[0]} | pack_record(detector, detector.name, arrays), arrays
 
 
 def unpack(table: Fields, arrays: Arrays) -> Detector:
@@ -78,11 +83,13 @@ def unpack(table: Fields, arrays: Arrays) -> Detector:
         table.fail(
             "family", f"expected one of {sorted(_FAMILIES)}, found {family_name!r}"
         )
-    made: Detector = _unpack(_FAMILIES[family_name], table, name, arrays, name=name)
+    made: Detector = unpack_record(
+        _FAMILIES[family_name], table, name, arrays, name=name
+    )
     return made
 
 
-def _pack(record: Any, prefix: str, arrays: Arrays) -> dict[str, object]:
+def pack_record(record: Any, prefix: str, arrays: Arrays) -> dict[str, object]:
     """The plain fields of *record*; its arrays go to *arrays*, under *prefix*."""
     table: dict[str, object] = {}
     for one in _stored(type(record)):
@@ -93,17 +100,17 @@ def _pack(record: Any, prefix: str, arrays: Arrays) -> dict[str, object]:
             arrays[where] = np.ascontiguousarray(value)
         elif one.type is Aggregator:
             table[one.name] = value.to_json()
-        elif one.type in _NESTED:
-            table[one.name] = _pack(value, where, arrays)
+        elif _kind(one) in _NESTED:
+            table[one.name] = pack_record(value, where, arrays)
         else:
             table[one.name] = list(value) if isinstance(value, tuple) else value
     return table
 
 
-def _unpack(
+def unpack_record(
     cls: type[Any], table: Fields, prefix: str, arrays: Arrays, **known: object
 ) -> Any:
-    """The record that `_pack` made *table* and the arrays under *prefix* from."""
+    """The record that `pack_record` made *table* and the arrays under *prefix* from."""
     values = dict(known)
     for one in _stored(cls):
         if one.name not in known:
@@ -121,7 +128,7 @@ def _unpack(
 
 def _value(one: Field[Any], table: Fields, where: str, arrays: Arrays) -> object:
     key, kind = one.name, _kind(one)
-    if kind in (Float32, Int64):
+    if kind in (Float32, Float64, Int64):
         if where not in arrays and not _is_optional(one):
             table.fail(key, f"expected an array {where}, found none")
         return arrays.pop(where, None)
@@ -134,7 +141,7 @@ def _value(one: Field[Any], table: Fields, where: str, arrays: Arrays) -> object
         except ValueError as error:
             raise ArtifactError(f"{table.file}: {table.path}: {error}") from error
     if kind in _NESTED:
-        return _unpack(_NESTED[kind], table.table(key), where, arrays)
+        return unpack_record(_NESTED[kind], table.table(key), where, arrays)
     return _READERS[kind](table, key)
 
 
@@ -144,6 +151,8 @@ _READERS: dict[object, Callable[[Fields, str], object]] = {
     float: Fields.number,
     bool: Fields.truth,
     tuple[str, ...]: lambda table, key: tuple(table.texts(key)),
+    tuple[int, ...]: lambda table, key: tuple(table.integers(key)),
+    tuple[float, ...]: lambda table, key: tuple(table.numbers(key)),
 }
 """How a plain field is read, by its type."""
 

@@ -89,6 +89,12 @@ class Fields:
                 self.fail(key, f"expected strings, found {item!r}")
         return [str(item) for item in items]
 
+    def numbers(self, key: str) -> list[float]:
+        return [item.number(where) for where, item in self._each(key)]
+
+    def integers(self, key: str) -> list[int]:
+        return [item.integer(where) for where, item in self._each(key)]
+
     def tables(self, key: str) -> list["Fields"]:
         items = self.items(key)
         return [self.nested(f"{key}[{i}]", item) for i, item in enumerate(items)]
@@ -104,6 +110,15 @@ class Fields:
         """Raise if a key was not taken: nothing is ignored."""
         for key in sorted(self.data):
             self.fail(key, "unknown key")
+
+    def _each(self, key: str) -> list[tuple[str, "Fields"]]:
+        """Each item of the list at *key*, as the only one of a table."""
+        return [
+            (where, Fields(self.file, self.path, {where: item}, self.error))
+            for where, item in (
+                (f"{key}[{i}]", item) for i, item in enumerate(self.items(key))
+            )
+        ]
 
     def _or_default(self, key: str, default: object, expected: str) -> object:
         if default is not None and key not in self.data:

@@ -54,6 +54,12 @@ class DetectorsConfig:
     digest: str = ""
     """The bundle's digest, as `innerwatch check` prints it; empty takes any."""
 
+    discovery_rate: float = field(default=0.0, metadata={"least": 0, "below": 1})
+    """
+    Bound of the share of benign requests among the discoveries; 0 for none. A request
+    is one by its p-value and those before it (e-LOND); flags do not depend on it.
+    """
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AuditConfig:
@@ -83,6 +89,9 @@ class IngestConfig:
 
     max_positions: int = field(default=1048576, metadata={"least": 1})
     """Longest sequence that is believed, in tokens."""
+
+    history_mib: int = field(default=64, metadata={"least": 1})
+    """Memory for the scores of the last tokens, which the record of a flag shows."""
 
     max_idle_steps: int = field(default=100000, metadata={"least": 1})
     """A request that no step mentioned for so long is finished as it is."""
@@ -183,6 +192,7 @@ def _check_range(value: Any, limits: Any, where: str) -> None:
     tests: dict[str, tuple[str, Callable[[Any], bool]]] = {
         "least": ("at least", lambda limit: value >= limit),
         "most": ("at most", lambda limit: value <= limit),
+        "below": ("less than", lambda limit: value < limit),
         "above": ("more than", lambda limit: limit < value < float("inf")),
         "choices": ("one of", lambda limit: value in limit),
     }

@@ -63,12 +63,12 @@ def request_statistics(
     """
     wanted = range(len(dataset.requests)) if indices is None else indices
     parts = [
-        _statistics_of(dataset, detector, group) for group in _groups(dataset, wanted)
+        _statistics_of(dataset, detector, group) for group in groups_of(dataset, wanted)
     ]
     return np.concatenate([np.empty(0), *parts])
 
 
-def _groups(dataset: Dataset, indices: Sequence[int]) -> Iterator[list[int]]:
+def groups_of(dataset: Dataset, indices: Sequence[int]) -> Iterator[list[int]]:
     """Runs of *indices* with at most `_MAX_ROWS` rows, or one request."""
     group: list[int] = []
     n_rows = 0

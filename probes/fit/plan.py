@@ -10,6 +10,7 @@ from probes.detector import check_name
 from probes.errors import RecipeError
 from probes.fields import Fields
 from probes.fit.plan_benign import BENIGN_READERS, BenignPlan
+from probes.fit.plan_calibration import CalibrationPlan, read_calibration
 from probes.fit.plan_common import LabelledPlan, read_selector
 from probes.fit.plan_labelled import (
     READERS,
@@ -104,8 +105,8 @@ class DetectorPlan:
 
         aggregator: Token evidence to a request statistic.
 
-        benign: Requests that its threshold is chosen on; where it is None, the
-            negative ones of a probe.
+        benign: Requests that are benign to it: what an anomaly detector is fitted on,
+            and what the set is calibrated on; where it is None, a probe's negatives.
 
         family: What kind it is, and how it is made.
     """
@@ -127,15 +128,19 @@ class Recipe:
 
         version: Of the bundle.
 
-        alpha: False-flag rate of a benign request, over all detectors together.
-
         detectors: In order.
+
+        calibration: What is promised of all of them together.
+
+        benign: Requests that the promise rests on; where it is None, those that are
+            benign to every detector.
     """
 
     name: str
     version: str
-    alpha: float
     detectors: tuple[DetectorPlan, ...]
+    calibration: CalibrationPlan
+    benign: Selector | None
 
 
 def load_recipe(path: Path) -> Recipe:
@@ -153,16 +158,20 @@ def load_recipe(path: Path) -> Recipe:
     table = Fields(path.name, "", data, RecipeError)
     name, version = table.text("name"), table.text("version")
     _check(table, "name", check_name, name)
-    alpha = table.number("alpha")
-    if not 0 < alpha < 1:
-        table.fail("alpha", f"expected a number in (0, 1), found {alpha}")
-    items = table.tables("detector")
+    items, calibration_table = table.tables("detector"), table.table("calibration")
     table.close()
     detectors = tuple(_read_detector(item, path.parent) for item in items)
     names = [detector.name for detector in detectors]
     if not names or len(set(names)) < len(names):
         table.fail("detector", f"expected different names, found {names}")
-    return Recipe(name=name, version=version, alpha=alpha, detectors=detectors)
+    calibration, benign = read_calibration(calibration_table, names)
+    return Recipe(
+        name=name,
+        version=version,
+        detectors=detectors,
+        calibration=calibration,
+        benign=benign,
+    )
 
 
 def _read_detector(table: Fields, folder: Path) -> DetectorPlan:
@@ -214,17 +223,12 @@ def _read_mahalanobis(table: Fields) -> MahalanobisPlan:
 
 def _read_sae(table: Fields, folder: Path) -> SAEPlan:
     path = folder / table.text("path")
-    features: list[int] = []
-    for item in table.items("features"):
-        if isinstance(item, bool) or not isinstance(item, int):
-            table.fail("features", f"expected integers, found {item!r}")
-        features.append(item)
     rule = table.text("rule", RULES[0])
     if rule not in RULES:
         table.fail("rule", f"expected one of {list(RULES)}, found {rule!r}")
     return SAEPlan(
         path=path,
-        features=tuple(features),
+        features=tuple(table.integers("features")),
         rule=rule,
         feature_weights=_numbers(table, "feature_weights"),
         levels=_numbers(table, "levels"),
@@ -245,17 +249,7 @@ def _read_novelty(table: Fields, folder: Path) -> NoveltyPlan:
 
 
 def _numbers(table: Fields, key: str) -> tuple[float, ...] | None:
-    if not table.has(key):
-        return None
-    numbers: list[float] = []
-    for item in table.items(key):
-        if isinstance(item, bool) or not isinstance(item, int | float):
-            table.fail(key, f"expected numbers, found {item!r}")
-        try:
-            numbers.append(float(item))
-        except OverflowError:
-            table.fail(key, "found an integer beyond float64")
-    return tuple(numbers)
+    return tuple(table.numbers(key)) if table.has(key) else None
 
 
 def _read_aggregator(table: Fields, family_name: str) -> Aggregator:

@@ -5,15 +5,12 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from probes.bundle import Bundle, new_bundle
-from probes.calibration import Calibration, calibrate
 from probes.dataset import Dataset
 from probes.detector import Detector
 from probes.errors import ArtifactError, RecipeError
 from probes.fit.benign import fit_diagonal, fit_nearest, fit_que, fit_relative
-from probes.fit.evaluate import request_statistics
+from probes.fit.calibrate import calibrate
 from probes.fit.labelled import (
     check_hook_points,
     fit_labelled,
@@ -41,6 +38,7 @@ from probes.fit.plan_benign import (
 from probes.fit.plan_common import LabelledPlan
 from probes.fit.select import Selector, select_requests
 from probes.fit.streamed import fit_streamed
+from probes.fit.trajectories import trajectories
 from probes.identity import check_same_identity
 from probes.sae import SAEFeatureDetector
 from probes.sae_formats import SAE, load_saelens
@@ -50,8 +48,8 @@ Progress = Callable[[int, int, str], None]
 
 
 def n_steps(recipe: Recipe) -> int:
-    """How many steps `fit_bundle` takes: it fits and calibrates each detector."""
-    return 2 * len(recipe.detectors)
+    """How many steps `fit_bundle` takes: it fits each detector, and calibrates all."""
+    return len(recipe.detectors) + 1
 
 
 def fit_bundle(
@@ -63,9 +61,6 @@ def fit_bundle(
 ) -> Bundle:
     """
     Fit and calibrate every detector of a recipe.
-
-    The recipe's alpha is split evenly over the detectors, so that a benign request
-    is flagged by any of them with at most that probability (Bonferroni).
 
     Args:
         recipe_path: A TOML file.
@@ -89,7 +84,7 @@ def fit_bundle(
     recipe = load_recipe(recipe_path)
     _check_datasets(fit, calibration)
     tell = progress or (lambda done, total, text: None)
-    alpha, total = recipe.alpha / len(recipe.detectors), n_steps(recipe)
+    total = n_steps(recipe)
 
     def telling(step: int) -> Progress:
         """Progress within one step, as a share."""
@@ -103,23 +98,38 @@ def fit_bundle(
         telling(0),
     )
     detectors: list[Detector] = []
-    calibrations: dict[str, Calibration] = {}
     for index, plan in enumerate(recipe.detectors):
         try:
-            tell(2 * index, total, f"fitting {plan.name}")
-            detector = streamed.get(plan.name) or _fit(plan, fit, telling(2 * index))
-            tell(2 * index + 1, total, f"calibrating {plan.name}")
-            calibrations[plan.name] = _calibrate(plan, detector, calibration, alpha)
+            tell(index, total, f"fitting {plan.name}")
+            detector = streamed.get(plan.name) or _fit(plan, fit, telling(index))
         except ValueError as error:
             raise _located(recipe_path, index, error) from error
         detectors.append(detector)
+    try:
+        benign = benign_of(recipe, calibration)
+        found = trajectories(
+            calibration,
+            detectors,
+            benign,
+            lambda done, of: tell(
+                total - 1, total, f"calibrating, {100 * done // of} %"
+            ),
+        )
+        made = calibrate(
+            found,
+            [detector.name for detector in detectors],
+            recipe.calibration,
+            calibration.sha256,
+        )
+    except ValueError as error:
+        raise RecipeError(f"{recipe_path.name}: calibration: {error}") from error
     tell(total, total, "done")
     return new_bundle(
         name=recipe.name,
         version=recipe.version,
         identity=fit.identity,
         detectors=detectors,
-        calibrations=calibrations,
+        calibration=made,
     )
 
 
@@ -256,13 +266,12 @@ def _load_sae(plan: DetectorPlan, path: Path, model_name: str, dataset: Dataset)
     return sae
 
 
-def _calibrate(
-    plan: DetectorPlan, detector: Detector, dataset: Dataset, alpha: float
-) -> Calibration:
-    statistics = request_statistics(dataset, detector, _benign(plan, dataset))
-    # A request without a row was not scored: it can neither be flagged nor count.
-    scored = statistics[np.isfinite(statistics)]
-    return calibrate(scored, alpha, dataset.sha256)
+def benign_of(recipe: Recipe, dataset: Dataset) -> list[int]:
+    """The requests that the promise of *recipe* rests on."""
+    if recipe.benign is not None:
+        return select_requests(dataset, recipe.benign)
+    each = [set(_benign(plan, dataset)) for plan in recipe.detectors]
+    return sorted(set.intersection(*each))
 
 
 def _benign(plan: DetectorPlan, dataset: Dataset) -> list[int]:

@@ -4,6 +4,7 @@ import argparse
 import json
 from pathlib import Path
 
+from service.commands.calibrations import calibration_facts, print_calibration
 from service.commands.serve import DEFAULT_CONFIG
 
 
@@ -58,9 +59,7 @@ def run(args: argparse.Namespace) -> int:
         "version": bundle.version,
         "digest": bundle.digest,
         "model": bundle.identity.model,
-        "detectors": {
-            d.name: bundle.calibrations[d.name].threshold for d in bundle.detectors
-        },
+        **calibration_facts(bundle.calibration),
         "columns": {h: bank.n_columns(h) for h in bank.hook_points},
     }
     if args.json:
@@ -70,7 +69,5 @@ def run(args: argparse.Namespace) -> int:
         print(f"bundle    {bundle.name} {bundle.version}")
         print(f"digest    {bundle.digest}")
         print(f"model     {bundle.identity.model}")
-        for detector in bundle.detectors:
-            threshold = bundle.calibrations[detector.name].threshold
-            print(f"detector  {detector.name}, flags above {threshold:g}")
+        print_calibration(bundle.calibration)
     return 0

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from service.cli import UsageError
+from service.commands.calibrations import calibration_facts, print_calibration
 from service.progress import progress_bar
 
 if TYPE_CHECKING:  # Fitting needs scikit-learn, ``--help`` does not.
@@ -20,13 +21,13 @@ def add_parser(
     parser = subparsers.add_parser(
         "fit",
         help="fit and calibrate the detectors of a recipe",
-        description="Fits every detector of a TOML recipe on one data set, chooses "
-        "its threshold on another, and writes a bundle for `innerwatch serve`.",
+        description="Fits every detector of a TOML recipe on one data set, calibrates "
+        "them on another, and writes a bundle for `innerwatch serve`.",
     )
     parser.add_argument("--recipe", required=True, type=Path, help="TOML file")
     parser.add_argument("--fit", required=True, type=Path, help="data set to fit on")
     parser.add_argument(
-        "--calibration", required=True, type=Path, help="data set for thresholds"
+        "--calibration", required=True, type=Path, help="data set to calibrate on"
     )
     parser.add_argument("--out", required=True, type=Path, help="bundle to write")
     parser.add_argument("--json", action="store_true", help="print JSON, no progress")
@@ -57,25 +58,13 @@ def run(args: argparse.Namespace) -> int:
         "name": bundle.name,
         "version": bundle.version,
         "digest": bundle.digest,
-        "detectors": {
-            d.name: {
-                "threshold": bundle.calibrations[d.name].threshold,
-                "alpha": bundle.calibrations[d.name].alpha,
-                "n_benign": bundle.calibrations[d.name].n_benign,
-            }
-            for d in bundle.detectors
-        },
+        "calibration": calibration_facts(bundle.calibration),
     }
     if args.json:
         print(json.dumps(made))
         return 0
     print(f"{args.out}: {bundle.name} {bundle.version}")
-    for detector in bundle.detectors:
-        calibration_of = bundle.calibrations[detector.name]
-        print(
-            f"  {detector.name:<16} threshold {calibration_of.threshold:10.3f}  "
-            f"alpha {calibration_of.alpha:.4f}  on {calibration_of.n_benign} requests"
-        )
+    print_calibration(bundle.calibration)
     print(f"for monitor.toml:\n\n{detectors_section(args.out, bundle.digest)}", end="")
     return 0
 

@@ -120,9 +120,11 @@ class Daemon:
         monitor = Monitor(
             self.bank,
             self.bundle.detectors,
-            self.bundle.calibrations,
+            self.bundle.calibration,
             max_live_requests=limits.max_live_requests,
             max_positions=limits.max_positions,
+            max_history_bytes=limits.history_mib << 20,
+            discovery_rate=self.config.detectors.discovery_rate or None,
         )
         self.ingest = Ingest(
             monitor=monitor,

@@ -166,6 +166,7 @@ class Ingest:
         if is_tick:
             self._ticked_at = now
             self._recent.sample(now, self._monitor.totals.tokens)
+            self._metrics.set_drift(self._monitor.drift)
             self._publish()
         return not any(isinstance(item, Stop) for item in items)
 

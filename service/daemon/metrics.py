@@ -1,13 +1,15 @@
 """The daemon's metrics. Names follow Prometheus' practices; none has a request id."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from math import isfinite
+from math import isfinite, log10
 from typing import TypeVar
 
+import numpy as np
+from numpy.typing import NDArray
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info
 
 from monitor.coverage import Totals
-from monitor.records import LossReason, RequestSummary, Verdict
+from monitor.records import Abstention, LossReason, RequestSummary, Verdict
 from probes.bundle import Bundle
 from service.daemon.state import State, StateName
 
@@ -33,7 +35,7 @@ class Metrics:
     def __init__(
         self, registry: CollectorRegistry, bundle: Bundle, *, version: str
     ) -> None:
-        detectors = [d.name for d in bundle.detectors]
+        self._detectors = detectors = [d.name for d in bundle.detectors]
         reasons, verdicts = [r.value for r in LossReason], [v.value for v in Verdict]
 
         def counter(name: str, text: str, label: str = "") -> Counter:
@@ -50,13 +52,25 @@ class Metrics:
         self._requests = counter("requests", "Finished requests.", "verdict")
         self._evicted = counter("requests_evicted", "Finished for being too many.")
         self._flags = counter("flags", "Flags, durable in the record.", "detector")
+        self._abstentions = counter(
+            "requests_abstained", "Scored requests without an answer.", "reason"
+        )
+        self._discoveries = counter(
+            "discoveries", "Requests at the false discovery rate that was set."
+        )
+        self._drift = gauge(
+            "drift_log10_capital",
+            "Evidence that a detector's scores drifted; by chance ever above n with "
+            "probability 10^-n.",
+            ("detector",),
+        )
         self._gaps = counter("gaps", "Gaps that were recorded.", "reason")
         self._batches_repeated = counter("batches_repeated", "Sent again, skipped.")
         self._batches_refused = counter("batches_refused", "Malformed messages.")
         self._hellos_refused = counter("hellos_refused", "Engines turned away.")
         self._margins = Histogram(
             "innerwatch_score_margin",
-            "Score of each finished request over its threshold; flagged above 0.",
+            "How far each finished request was above its boundary; flagged above 0.",
             ("detector",),
             buckets=_MARGIN_BUCKETS,
             registry=registry,
@@ -78,15 +92,13 @@ class Metrics:
         self._engines = gauge("engines_connected", "Engines with an open stream.")
         self._last_batch = gauge("last_batch_timestamp_seconds", "Last batch scored.")
         self._state = gauge("state", "1 for the state the daemon is in.", ("state",))
-        self._thresholds = {
-            name: calibration.threshold
-            for name, calibration in bundle.calibrations.items()
-        }
         self._raised: dict[tuple[str, ...], int] = {}
         _init(self._lost, reasons)
         _init(self._gaps, reasons)
         _init(self._requests, verdicts)
         _init(self._flags, detectors)
+        _init(self._abstentions, [a.value for a in Abstention])
+        self.set_drift(np.ones(len(detectors)))
         for name in detectors:
             self._margins.labels(name)
         self._set_infos(registry, bundle, version)
@@ -101,13 +113,19 @@ class Metrics:
         self._raise_each(self._lost, tokens.n_lost)
         self._raise_each(self._requests, totals.n_requests)
         self._raise_each(self._flags, totals.n_flags)
+        self._raise_each(self._abstentions, totals.n_abstentions)
+        self._raise(self._discoveries, totals.n_discoveries)
+
+    def set_drift(self, capital: NDArray[np.float64]) -> None:
+        """Show the capital of each detector's drift test, in the bundle's order."""
+        for name, value in zip(self._detectors, capital.tolist(), strict=True):
+            self._drift.labels(name).set(log10(value))
 
     def count_summaries(self, summaries: Iterable[RequestSummary]) -> None:
-        """Observe the statistics of finished requests that had any."""
+        """Observe the margins of finished requests that had any."""
         for summary in summaries:
-            for detector, statistic in summary.statistics.items():
-                if isfinite(statistic):
-                    margin = statistic - self._thresholds[detector]
+            for detector, margin in summary.margins.items():
+                if isfinite(margin):
                     self._margins.labels(detector).observe(margin)
 
     def count_gap(self, reason: LossReason) -> None:
@@ -167,14 +185,14 @@ class Metrics:
         info.info(
             {"name": bundle.name, "version": bundle.version, "digest": bundle.digest}
         )
-        names = ("detector", "hook_points", "aggregator", "threshold")
+        names = ("detector", "hook_points", "aggregator", "thresholds")
         detectors = Info(
             "innerwatch_detector", "One detector.", ("detector",), registry=registry
         )
         for detector in bundle.detectors:
             hook_points = ",".join(p.hook_point for p in detector.projections)
-            threshold = bundle.calibrations[detector.name].threshold
-            values = (hook_points, detector.aggregator.name, f"{threshold:g}")
+            thresholds = bundle.calibration.thresholds_text(detector.name)
+            values = (hook_points, detector.aggregator.name, thresholds)
             detectors.labels(detector.name).info(
                 dict(zip(names[1:], values, strict=True))
             )

@@ -12,10 +12,13 @@ import json
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from probes import Dataset, load_bundle, load_dataset
 from probes.detector import Detector
 from probes.fit.evaluate import auroc, request_statistics
+from probes.fit.judge import judge
+from probes.fit.trajectories import trajectories
 from service.commands.collect import collect
 from service.demo.result import BENIGN
 from service.demo.run import HOOK_POINTS, MAX_TOKENS, VLLM_ARGUMENTS, Demo
@@ -53,11 +56,13 @@ def main() -> None:
         is_quiet=False,
     )
     bundle, dataset = load_bundle(demo.work / "bundle"), load_dataset(heldout)
+    everyone = range(len(dataset.requests))
+    judged = judge(
+        trajectories(dataset, bundle.detectors, everyone), bundle.calibration
+    )
     found = {
-        detector.name: measure(
-            dataset, detector, bundle.calibrations[detector.name].threshold
-        )
-        for detector in bundle.detectors
+        detector.name: measure(dataset, detector, judged.is_flagged[:, index])
+        for index, detector in enumerate(bundle.detectors)
     }
     (demo.work / "detection.json").write_text(json.dumps(found, indent=2) + "\n")
     print(
@@ -71,7 +76,7 @@ def main() -> None:
 
 
 def measure(
-    dataset: Dataset, detector: Detector, threshold: float
+    dataset: Dataset, detector: Detector, is_flagged: NDArray[np.bool_]
 ) -> dict[str, dict[str, float]]:
     """Return AUROC against benign requests and the share flagged, by behaviour."""
     statistics = request_statistics(dataset, detector)
@@ -81,7 +86,7 @@ def measure(
         behaviour: {
             "n": int((labels == behaviour).sum()),
             "auroc": float(auroc(statistics[labels == behaviour], benign)),
-            "flagged": float((statistics[labels == behaviour] > threshold).mean()),
+            "flagged": float(is_flagged[labels == behaviour].mean()),
         }
         for behaviour in (*BEHAVIOURS, BENIGN)
     }

@@ -8,9 +8,9 @@ import pytest
 from probes import (
     ActivationShapeError,
     Aggregator,
-    Calibration,
     Detector,
     ProjectionBank,
+    fixed_thresholds,
     load_bundle,
     new_bundle,
     save_bundle,
@@ -184,15 +184,12 @@ def test_round_trip_through_a_bundle_is_bit_exact(
     """
     A detector read back from disk gives the same evidence, to the last bit.
     """
-    calibration = Calibration(
-        threshold=0.1, alpha=0.01, n_benign=99, n_flagged_benign=0, dataset_sha256="d"
-    )
     bundle = new_bundle(
         name="one",
         version="1",
         identity=identity(),
         detectors=[detector],
-        calibrations={detector.name: calibration},
+        calibration=fixed_thresholds({detector.name: 0.1}),
     )
     save_bundle(tmp_path / "bundle", bundle)
 

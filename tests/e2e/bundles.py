@@ -5,9 +5,9 @@ from pathlib import Path
 import numpy as np
 
 from probes import (
-    Calibration,
     LinearProbe,
     Max,
+    fixed_thresholds,
     identity_of,
     new_bundle,
     save_bundle,
@@ -30,13 +30,6 @@ def make_bundle(path: Path, model: Path, *, threshold: float = 1e9) -> None:
         )
         for index, hook_point in enumerate(HOOK_POINTS)
     ]
-    calibration = Calibration(
-        threshold=threshold,
-        alpha=0.01,
-        n_benign=100,
-        n_flagged_benign=0,
-        dataset_sha256="0" * 64,
-    )
     save_bundle(
         path,
         new_bundle(
@@ -44,6 +37,6 @@ def make_bundle(path: Path, model: Path, *, threshold: float = 1e9) -> None:
             version="1",
             identity=identity,
             detectors=detectors,
-            calibrations={d.name: calibration for d in detectors},
+            calibration=fixed_thresholds({d.name: threshold for d in detectors}),
         ),
     )

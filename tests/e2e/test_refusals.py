@@ -68,7 +68,7 @@ def test_an_engine_of_other_weights_serves_and_the_daemon_is_blind(
         version=ours.version,
         identity=other,
         detectors=ours.detectors,
-        calibrations=ours.calibrations,
+        calibration=ours.calibration,
     )
     save_bundle(tmp_path / "other", theirs)
     daemon = Daemon(tmp_path, bundle="other")

@@ -1,5 +1,6 @@
 """A small detector set, and batches whose scores are known by looking at them."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -9,7 +10,7 @@ from monitor.core import Monitor
 from monitor.records import StepBatch
 from probes.aggregate import Aggregator, EMAMax, Max, Mean
 from probes.bank import ProjectionBank
-from probes.calibration import Calibration
+from probes.calibration import Calibration, fixed_thresholds
 from probes.linear import LinearProbe
 
 D_MODEL = 4
@@ -38,15 +39,11 @@ def detectors() -> list[LinearProbe]:
     ]
 
 
-def calibration(threshold: float = THRESHOLD) -> Calibration:
-    """A threshold, and a story about where it came from."""
-    return Calibration(
-        threshold=threshold,
-        alpha=0.01,
-        n_benign=100,
-        n_flagged_benign=0,
-        dataset_sha256="d" * 64,
-    )
+def calibration(
+    threshold: float = THRESHOLD, names: Iterable[str] = ("max", "ema", "mean")
+) -> Calibration:
+    """One threshold for each, set by hand."""
+    return fixed_thresholds(dict.fromkeys(names, threshold))
 
 
 def bank() -> ProjectionBank:
@@ -63,7 +60,7 @@ def monitor(
     return Monitor(
         bank(),
         detectors(),
-        {d.name: calibration(threshold) for d in detectors()},
+        calibration(threshold),
         max_live_requests=max_live_requests,
         max_positions=max_positions,
     )

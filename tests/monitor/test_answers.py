@@ -25,7 +25,9 @@ def watching(**aggregators: Aggregator) -> Monitor:
     """Return a monitor with a probe of the same direction for each aggregator."""
     probes = [probe(name, EARLY, 0, kept) for name, kept in aggregators.items()]
     return Monitor(
-        ProjectionBank.compile(probes), probes, {d.name: calibration() for d in probes}
+        ProjectionBank.compile(probes),
+        probes,
+        calibration(names=[d.name for d in probes]),
     )
 
 

@@ -12,6 +12,7 @@ from tests.monitor.builders import (
     Rows,
     bank,
     batch,
+    calibration,
     detectors,
     loud,
     monitor,
@@ -392,7 +393,7 @@ def test_steps_sent_again_are_known() -> None:
 
 def test_every_detector_needs_a_calibration() -> None:
     """
-    A detector without a threshold is refused when the monitor is built.
+    A calibration of other detectors is refused when the monitor is built.
     """
     with pytest.raises(ValueError, match="mean"):
-        Monitor(bank(), detectors(), {})
+        Monitor(bank(), detectors(), calibration(names=["max", "ema"]))

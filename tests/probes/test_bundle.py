@@ -4,8 +4,11 @@ import contextlib
 import hashlib
 import json
 from collections.abc import Callable
+from dataclasses import fields
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 
 from probes import (
@@ -17,25 +20,35 @@ from probes import (
     new_bundle,
     save_bundle,
 )
+from probes.fit.calibrate import calibrate
+from probes.fit.plan_calibration import CalibrationPlan
+from probes.fit.trajectories import Trajectories, length_grid
 from tests.probes.builders import detectors, identity, linear
 
 TENSORS = "detectors.safetensors"
 
 
-def build(**changes: object) -> Bundle:
-    calibration = Calibration(
-        threshold=1.5,
-        alpha=0.01,
-        n_benign=120,
-        n_flagged_benign=1,
-        dataset_sha256="d" * 64,
+def calibration() -> Calibration:
+    """A calibration of `detectors` by real ranks of drawn numbers."""
+    names = [d.name for d in detectors()]
+    rng = np.random.default_rng(0)
+    grid = length_grid(64)
+    benign = Trajectories(
+        grid=grid,
+        n_tokens=rng.integers(1, 65, 400),
+        statistics=rng.normal(size=(400, 1, len(names))).repeat(len(grid), axis=1),
+        is_monotone=np.ones(len(names), dtype=np.bool_),
     )
+    return calibrate(benign, names, CalibrationPlan(alpha=0.05), "d" * 64)
+
+
+def build(**changes: object) -> Bundle:
     fields: dict[str, object] = {
         "name": "set",
         "version": "1",
         "identity": identity(),
         "detectors": detectors(),
-        "calibrations": {d.name: calibration for d in detectors()},
+        "calibration": calibration(),
     }
     return new_bundle(**(fields | changes))  # type: ignore[arg-type]
 
@@ -55,13 +68,16 @@ def refused(path: Path, match: str) -> None:
 
 def test_round_trip(path: Path) -> None:
     """
-    What was saved is what is loaded: names, identity, calibrations and digest.
+    What was saved is what is loaded: names, identity, calibration and digest.
     """
     built, loaded = build(), load_bundle(path)
 
     assert (built.name, built.version) == (loaded.name, loaded.version)
     assert built.identity == loaded.identity
-    assert built.calibrations == loaded.calibrations
+    assert built.calibration.evidence == loaded.calibration.evidence
+    for one in fields(Calibration):
+        ours, theirs = (getattr(b.calibration, one.name) for b in (built, loaded))
+        np.testing.assert_array_equal(ours, theirs)
     assert [d.name for d in built.detectors] == [d.name for d in loaded.detectors]
     assert built.digest == loaded.digest
 
@@ -152,6 +168,10 @@ def _detector(data: dict[str, object], index: int) -> dict[str, object]:
     return found
 
 
+def _calibration(data: dict[str, object]) -> dict[str, Any]:
+    return _table(data, "calibration")
+
+
 def _table(data: dict[str, object], key: str) -> dict[str, object]:
     found = data[key]
     assert isinstance(found, dict)
@@ -159,8 +179,8 @@ def _table(data: dict[str, object], key: str) -> dict[str, object]:
 
 
 EDITS: list[tuple[str, Edit]] = [
-    (r"schema: expected 1, found 2", lambda d: d.update(schema=2)),
-    (r"schema: expected 1, found True", lambda d: d.update(schema=True)),
+    (r"schema: expected 2, found 1", lambda d: d.update(schema=1)),
+    (r"schema: expected 2, found True", lambda d: d.update(schema=True)),
     (r"extra: unknown key", lambda d: d.update(extra=1)),
     (r"version: expected a string", lambda d: d.pop("version")),
     (r"name: expected at most 64", lambda d: d.update(name="../up")),
@@ -182,14 +202,22 @@ EDITS: list[tuple[str, Edit]] = [
     ),
     (r"'blocks\.L", lambda d: _detector(d, 0).update(hook_point="layer 3")),
     (r"detectors\[0\]: name", lambda d: _detector(d, 0).update(aggregator={})),
-    (r"calibrations: expected one", lambda d: _table(d, "calibrations").popitem()),
+    (r"calibration\.evidence: expected", lambda d: _calibration(d).update(evidence=1)),
     (
-        r"calibrations\.linear: alpha",
-        lambda d: _table(_table(d, "calibrations"), "linear").update(alpha=0),
+        r"calibration: expected one of",
+        lambda d: (
+            _calibration(d)["detectors"].insert(0, "x")
+            or _calibration(d)["detectors"].pop()
+        ),
+    ),
+    (r"evidence: alpha", lambda d: _calibration(d)["evidence"].update(alpha=0)),
+    (
+        r"realised_low: expected a finite",
+        lambda d: _calibration(d)["evidence"].update(realised_low=10**400),
     ),
     (
-        r"linear\.threshold: expected a finite",
-        lambda d: _table(_table(d, "calibrations"), "linear").update(threshold=10**400),
+        r"evidence: n_flagged",
+        lambda d: _calibration(d)["evidence"].update(n_flagged=[999]),
     ),
     (
         r"alpha: expected a finite",
@@ -227,10 +255,10 @@ def test_other_text_is_refused(path: Path, text: str) -> None:
 
 def test_nan_is_refused(path: Path) -> None:
     """
-    A threshold of NaN, above which nothing is, is refused.
+    A promise of NaN is refused.
     """
     file = path / "bundle.json"
-    file.write_text(file.read_text().replace("1.5", "NaN"))
+    file.write_text(file.read_text().replace("0.05", "NaN"))
 
     refused(path, "NaN")
 
@@ -247,9 +275,9 @@ def test_huge_file_is_refused_before_it_is_read(path: Path) -> None:
 
 def test_detectors_and_calibrations_must_agree() -> None:
     """
-    A detector without a threshold cannot be part of a bundle.
+    A detector without a boundary cannot be part of a bundle.
     """
-    with pytest.raises(ArtifactError, match="calibrations"):
+    with pytest.raises(ArtifactError, match="calibration: expected one of"):
         build(detectors=[*detectors(), linear("more")])
 
 

@@ -205,6 +205,8 @@ def test_more_components_than_personas_are_refused(fit: Dataset) -> None:
 HEAD = """
 name = "labelled"
 version = "1"
+
+[calibration]
 alpha = 0.1
 
 """

@@ -229,7 +229,8 @@ def test_recipes_make_every_benign_family(tmp_path: Path) -> None:
     ]
     recipe = tmp_path / "recipe.toml"
     recipe.write_text(
-        'name = "odd"\nversion = "1"\nalpha = 0.4\n' + "\n".join(detectors)
+        'name = "odd"\nversion = "1"\n[calibration]\nalpha = 0.4\n'
+        + "\n".join(detectors)
     )
     for seed, name in enumerate(("fit", "calibration"), start=1):
         write_dataset(tmp_path / name, seed=seed)

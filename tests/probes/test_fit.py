@@ -31,15 +31,18 @@ from probes import (
 )
 from probes import save_bundle as save
 from probes.fit.evaluate import auroc, request_statistics
+from probes.fit.judge import judge
 from probes.fit.logistic import LogisticOptions, fit_logistic
 from probes.fit.mahalanobis import fit_mahalanobis
 from probes.fit.recipe import fit_bundle
 from probes.fit.select import Selector, rows_of_tokens, select_requests
+from probes.fit.trajectories import trajectories
 
 BACKDOOR = Selector(label="behaviour", equals="backdoor")
 RECIPE = f"""
 name = "demo"
 version = "1"
+[calibration]
 alpha = 0.1
 
 [[detector]]
@@ -143,17 +146,15 @@ def test_bundle_keeps_its_promise(
     )
 
     test = load_dataset(folder / "test")
-    is_flagged = np.zeros(len(test.requests), dtype=bool)
-    for detector in bundle.detectors:
-        statistics = request_statistics(test, detector)
-        is_flagged |= bundle.calibrations[detector.name].margin(statistics) > 0
+    everyone = range(len(test.requests))
+    found = trajectories(test, bundle.detectors, everyone)
+    flags = judge(found, bundle.calibration).is_flagged
+    is_flagged = np.asarray(flags.any(axis=1))
     is_planted = np.array([BACKDOOR.matches(r) for r in test.requests])
     # 200 benign requests at 0.1: three standard deviations above are 0.164.
     assert is_flagged[~is_planted].mean() <= 0.164
     assert is_flagged[is_planted].mean() >= 0.95
-    assert (6, 6, "done") == steps[-1]
-    alphas = {c.alpha for c in bundle.calibrations.values()}
-    assert {0.1 / 3} == alphas
+    assert (4, 4, "done") == steps[-1]
 
 
 def test_same_inputs_same_bytes(
@@ -255,9 +256,13 @@ def test_an_sae_of_another_model_is_refused(
 
 
 MISTAKES = [
-    ("alpha = 0.1", "alpha = 1.5", r"recipe.toml: alpha: expected"),
-    ("alpha = 0.1", "", r"recipe.toml: alpha: expected a number, found nothing"),
-    ("alpha = 0.1", "alpha = 0.1\nmore = 1", r"recipe.toml: more: unknown key"),
+    ("alpha = 0.1", "alpha = 1.5", r"recipe.toml: calibration.alpha: expected"),
+    ("alpha = 0.1", "", r"calibration.alpha: expected a number, found nothing"),
+    (
+        "alpha = 0.1",
+        "alpha = 0.1\nmore = 1",
+        r"calibration.more: unknown key",
+    ),
     ("rank = 6", "rnak = 6", r"detector\[1\]\.rnak: unknown key"),
     ("rank = 6", "rank = 0", r"detector\[1\]\.rank"),
     ("rank = 6", "rank = 13", r"detector\[1\]: rank: expected 1 to 12"),
@@ -268,13 +273,17 @@ MISTAKES = [
     ("alpha = 0.5 }", "alpha = 5 }", r"detector\[0\]\.aggregator\.alpha"),
     ("alpha = 0.5 }", "beta = 5 }", r"detector\[0\]\.aggregator\.beta: unknown"),
     ("[3, 5]", "[3, 500]", r"detector\[2\]: .*features"),
-    ("[3, 5]", f"[3, 5]\nfeature_weights = [1, {10**400}]", r"feature_weights: found"),
-    ("alpha = 0.1", f"alpha = {10**400}", r"recipe.toml: alpha: expected a finite"),
+    (
+        "[3, 5]",
+        f"[3, 5]\nfeature_weights = [1, {10**400}]",
+        r"feature_weights\[1\]: expected",
+    ),
+    ("alpha = 0.1", f"alpha = {10**400}", r"calibration.alpha: expected a finite"),
     ("[3, 5]", "[true]", r"detector\[2\]\.features"),
     ('path = "sae"', 'path = "no"', r"detector\[2\]: .*cfg\.json"),
     ('equals = "backdoor"', 'equals = "x"', r"detector\[0\]: .*0 positive"),
     ('equals = "backdoor"', "is = 1", r"detector\[0\]\.positive\.equals"),
-    ("alpha = 0.1", "alpha = 0.001", r"detector\[0\]: .*at least 3000 benign"),
+    ("alpha = 0.1", "alpha = 0.001", r"calibration: .*at least 1998 benign"),
     ("blocks.1.", "blocks.2.", r"detector\[0\]: hook_point"),
     ("[[detector]]", "[[detector", r"expected TOML"),
 ]

@@ -93,13 +93,14 @@ def test_a_recipe_makes_it(tmp_path: Path) -> None:
     write_sae(tmp_path / "sae", {"hook_name": HOOK_POINT, "model_name": "tiny"})
     recipe = tmp_path / "recipe.toml"
     recipe.write_text(
-        'name = "odd"\nversion = "1"\nalpha = 0.4\n[[detector]]\nname = "new"\n'
+        'name = "odd"\nversion = "1"\n[calibration]\nalpha = 0.4\n'
+        '[[detector]]\nname = "new"\n'
         f'family = "sae_novelty"\nhook_point = "{HOOK_POINT}"\npath = "sae"\n'
         'benign = { label = "behaviour", equals = "backdoor" }\n'
         'model_name = "tiny"\naggregator = { name = "max" }\n'
     )
     for seed, name in enumerate(("fit", "calibration"), start=1):
-        write_dataset(tmp_path / name, seed=seed, n_requests=9)
+        write_dataset(tmp_path / name, seed=seed, n_requests=24)
     fit, calibration = (
         load_dataset(tmp_path / name) for name in ("fit", "calibration")
     )

@@ -55,7 +55,7 @@ def bundle() -> Bundle:
         version="1",
         identity=identity(),
         detectors=detectors(),
-        calibrations={d.name: calibration() for d in detectors()},
+        calibration=calibration(),
     )
 
 

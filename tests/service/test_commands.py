@@ -50,11 +50,11 @@ def tampered_bundle(where: Place) -> tuple[str, ...]:
     return ("detectors.safetensors", "sha256")
 
 
-def altered_threshold(where: Place) -> tuple[str, ...]:
+def altered_bias(where: Place) -> tuple[str, ...]:
     path = where.folder / "bundle" / "bundle.json"
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
     where.configure(detectors=f'bundle = "bundle"\ndigest = "{digest}"')
-    path.write_text(path.read_text().replace('"threshold": 2.0', '"threshold": 9.0'))
+    path.write_text(path.read_text().replace('"bias": 0.0', '"bias": 9.0'))
     return ("bundle.json", digest)
 
 
@@ -88,7 +88,7 @@ def socket_has_no_folder(where: Place) -> tuple[str, ...]:
         unknown_key,
         audit_directory_is_a_file,
         audit_is_of_another_program,
-        altered_threshold,
+        altered_bias,
         tampered_bundle,
         no_bundle,
         bundle_of_the_wrong_width,
@@ -179,7 +179,7 @@ def test_check_describes_what_would_be_watched(where: Place) -> None:
     assert 0 == result.returncode, result.stderr
     facts = json_of(result)
     assert isinstance(facts, dict)
-    assert {"max": 2.0, "ema": 2.0, "mean": 2.0} == facts["detectors"]
+    assert {"max": [2.0], "ema": [2.0], "mean": [2.0]} == facts["thresholds"]
     assert before == sorted(where.folder.iterdir())
 
 

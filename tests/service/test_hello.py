@@ -20,7 +20,7 @@ def reading_all() -> Bundle:
         version="1",
         identity=identity(),
         detectors=[detector],
-        calibrations={detector.name: calibration()},
+        calibration=calibration(names=[detector.name]),
     )
 
 

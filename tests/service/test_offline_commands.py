@@ -78,6 +78,7 @@ def test_collect_does_not_overwrite(tmp_path: Path) -> None:
 RECIPE = f"""
 name = "odd"
 version = "1"
+[calibration]
 alpha = 0.1
 [[detector]]
 name = "odd"

@@ -1,7 +1,7 @@
 """The tables of the record."""
 
-VERSION = 1
-"""In ``PRAGMA user_version``. A file with another one is refused, not changed."""
+VERSION = 2
+"""In ``PRAGMA user_version``. A file with a later one is refused, not changed."""
 
 # Times are seconds since the epoch by the daemon's clock unless said. Rows are
 # only ever added, but for the single row of `liveness`.
@@ -41,7 +41,11 @@ CREATE TABLE requests (
     token_ids_sha256 TEXT,
     bundle_digest TEXT NOT NULL,
     model TEXT NOT NULL,
-    finished_at REAL NOT NULL
+    finished_at REAL NOT NULL,
+    margins TEXT,                   -- JSON: by detector; null before any token
+    p_value REAL,                   -- of the detector set; NULL if there is none
+    is_discovery INTEGER NOT NULL DEFAULT 0,
+    abstention TEXT                 -- why there is no answer; NULL if there is one
 );
 CREATE INDEX requests_by_id ON requests (request_id, engine);
 
@@ -78,3 +82,13 @@ CREATE TABLE liveness (             -- when the daemon was last known to run
     at REAL NOT NULL
 );
 """
+
+UPGRADES = {
+    1: """
+ALTER TABLE requests ADD COLUMN margins TEXT;
+ALTER TABLE requests ADD COLUMN p_value REAL;
+ALTER TABLE requests ADD COLUMN is_discovery INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE requests ADD COLUMN abstention TEXT;
+""",
+}
+"""From each earlier version to the next. Columns are added; no row is changed."""

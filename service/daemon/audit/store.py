@@ -6,6 +6,7 @@ import json
 import math
 import os
 import sqlite3
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -13,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from monitor.records import Flag, Gap, LossReason, RequestSummary
-from service.daemon.audit.schema import SCHEMA, VERSION
+from service.daemon.audit.schema import SCHEMA, UPGRADES, VERSION
 
 FILE_NAME = "audit.sqlite"
 _LOCK_NAME = "audit.lock"
@@ -224,15 +225,12 @@ class AuditStore:
         if len(summary.token_ids):
             ids, digest = self._kept_tokens(summary.token_ids)
         lost = {reason.value: n for reason, n in summary.n_tokens_lost.items()}
-        statistics = {
-            name: statistic if math.isfinite(statistic) else None
-            for name, statistic in summary.statistics.items()
-        }
         cursor = self._connection.execute(
             "INSERT INTO requests (engine, request_id, verdict, n_prompt_tokens,"
             " n_tokens_scored, n_tokens_lost, statistics, flagged_by, token_ids,"
-            " token_ids_sha256, bundle_digest, model, finished_at)"
-            " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            " token_ids_sha256, bundle_digest, model, finished_at, margins, p_value,"
+            " is_discovery, abstention)"
+            " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
             (
                 summary.engine,
                 summary.request_id,
@@ -240,13 +238,17 @@ class AuditStore:
                 summary.n_prompt_tokens,
                 summary.n_tokens_scored,
                 json.dumps(lost),
-                json.dumps(statistics),
+                _json(summary.statistics),
                 json.dumps(summary.flagged_by),
                 ids,
                 digest,
                 self._bundle_digest,
                 self._model,
                 now,
+                _json(summary.margins),
+                None if math.isnan(summary.p_value) else summary.p_value,
+                int(summary.is_discovery),
+                summary.abstention,
             ),
         )
         self._connection.executemany(
@@ -270,15 +272,22 @@ def _connect(path: Path) -> sqlite3.Connection:
     connection.execute("PRAGMA synchronous = FULL")
     connection.execute("PRAGMA foreign_keys = ON")
     (version,) = connection.execute("PRAGMA user_version").fetchone()
-    if version == 0:
-        connection.executescript(
-            f"BEGIN; {SCHEMA} PRAGMA user_version = {VERSION}; COMMIT;"
-        )
-    elif version != VERSION:
+    if version > VERSION:
         connection.close()
-        raise AuditError(f"expected schema version {VERSION}, got {version}")
+        raise AuditError(f"expected schema version {VERSION} or less, got {version}")
+    upgrades = [UPGRADES[v] for v in range(version, VERSION)] if version else [SCHEMA]
+    if version < VERSION:
+        connection.executescript(
+            f"BEGIN; {''.join(upgrades)} PRAGMA user_version = {VERSION}; COMMIT;"
+        )
     path.chmod(0o600)
     return connection
+
+
+def _json(by_detector: Mapping[str, float]) -> str:
+    return json.dumps(
+        {n: value if math.isfinite(value) else None for n, value in by_detector.items()}
+    )
 
 
 def _floats(scores: NDArray[np.float32]) -> bytes:
