@@ -18,6 +18,9 @@ from probes.detector import Detector
 from probes.errors import ArtifactError
 from probes.fields import Fields
 from probes.knn import NearestNeighbours
+from probes.layer_delta import LayerDelta
+from probes.layer_directions import LayerDeltaDirections
+from probes.layer_scores import LayerScores
 from probes.linear import LinearProbe
 from probes.mahalanobis import Mahalanobis
 from probes.mlp import MLPProbe
@@ -43,9 +46,15 @@ _FAMILIES: dict[str, type[Any]] = {
     "relative_mahalanobis": RelativeMahalanobis,
     "nearest": NearestNeighbours,
     "bilinear": BilinearProbe,
+    "layer_delta": LayerDelta,
+    "layer_delta_directions": LayerDeltaDirections,
 }
 
-_NESTED: dict[object, type[Any]] = {SAE: SAE, Mahalanobis: Mahalanobis}
+_NESTED: dict[object, type[Any]] = {
+    SAE: SAE,
+    Mahalanobis: Mahalanobis,
+    LayerScores: LayerScores,
+}
 """Records that are fields of detectors."""
 
 

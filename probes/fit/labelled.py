@@ -14,6 +14,7 @@ from probes.fit.logistic import fit_logistic
 from probes.fit.moments import Progress
 from probes.fit.nonlinear import Task, fit_attention, fit_mlp, fit_multi_max, fit_swim
 from probes.fit.plan import DetectorPlan, MahalanobisPlan
+from probes.fit.plan_benign import LayerDeltaPlan
 from probes.fit.plan_common import LabelledPlan
 from probes.fit.plan_linear import ContrastPlan, LogisticPlan, PersonaPlan, StreamPlan
 from probes.fit.plan_trained import NetworkPlan, SwimPlan
@@ -164,8 +165,11 @@ def negative_of(plan: LabelledPlan, dataset: Dataset) -> list[int]:
 def check_hook_points(plan: DetectorPlan, dataset: Dataset) -> None:
     """Raise `ValueError` unless *dataset* has what *plan* reads."""
     key, wanted = "hook_point", [plan.hook_point]
-    if isinstance(plan.family, StreamPlan) and plan.family.hook_points is not None:
-        key, wanted = "hook_points", [*plan.family.hook_points]
+    match plan.family:
+        case (
+            StreamPlan(hook_points=tuple(several)) | LayerDeltaPlan(hook_points=several)
+        ):
+            key, wanted = "hook_points", [*several]
     for hook_point in wanted:
         if hook_point not in dataset.activations:
             raise ValueError(

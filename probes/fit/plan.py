@@ -21,6 +21,9 @@ from probes.fit.select import Selector
 from probes.hooks import check_hook_point
 from probes.rules import RULES
 
+SEVERAL_HOOK_POINTS = ("all_layers", "layer_delta")
+"""Families that say in other keys where they read."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MahalanobisPlan:
@@ -169,7 +172,7 @@ def _read_detector(table: Fields, folder: Path) -> DetectorPlan:
     name, family_name = table.text("name"), table.text("family")
     _check(table, "name", check_name, name)
     hook_point = ""
-    if family_name != "all_layers":
+    if family_name not in SEVERAL_HOOK_POINTS:
         hook_point = table.text("hook_point")
         _check(table, "hook_point", check_hook_point, hook_point)
     aggregator = _read_aggregator(table, family_name)

@@ -8,12 +8,11 @@ from probes.fit.logistic import LogisticOptions
 from probes.fit.plan_common import (
     LabelledPlan,
     made,
-    named,
+    read_hook_points,
     read_kinds,
     read_tokens,
 )
 from probes.fit.select import Selector
-from probes.hooks import check_hook_point
 
 SOLVERS = ("memory", "stream")
 
@@ -87,14 +86,8 @@ def read_logistic(table: Fields) -> LogisticPlan | StreamPlan:
 
 def read_all_layers(table: Fields) -> StreamPlan:
     """Read ``family = "all_layers"``: one regression over several hook points."""
-    hook_points: list[str] = []
-    if table.has("hook_points"):
-        hook_points = table.texts("hook_points")
-        for hook_point in hook_points:
-            named(table, "hook_points", check_hook_point, hook_point)
-        if len(set(hook_points)) < len(hook_points) or len(hook_points) < 2:
-            table.fail("hook_points", f"expected different ones, found {hook_points}")
-    return _read_regression(table, read_kinds(table), tuple(hook_points))
+    hook_points = read_hook_points(table, "hook_points")
+    return _read_regression(table, read_kinds(table), hook_points)
 
 
 def read_mass_mean(table: Fields) -> StreamPlan:

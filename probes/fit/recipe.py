@@ -21,6 +21,7 @@ from probes.fit.labelled import (
     negative_of,
     stream_task,
 )
+from probes.fit.layer_delta import fit_layer_delta
 from probes.fit.mahalanobis import fit_mahalanobis
 from probes.fit.novelty import fit_novelty
 from probes.fit.plan import (
@@ -34,6 +35,7 @@ from probes.fit.plan import (
 from probes.fit.plan_benign import (
     BenignPlan,
     DiagonalPlan,
+    LayerDeltaPlan,
     NearestPlan,
     QUEPlan,
     RelativePlan,
@@ -41,6 +43,7 @@ from probes.fit.plan_benign import (
 from probes.fit.plan_common import LabelledPlan
 from probes.fit.select import Selector, select_requests
 from probes.fit.streamed import fit_streamed
+from probes.hooks import layer_of
 from probes.identity import check_same_identity
 from probes.sae import SAEFeatureDetector
 from probes.sae_formats import SAE, load_saelens
@@ -190,6 +193,15 @@ def _fit_benign(plan: DetectorPlan, family: BenignPlan, dataset: Dataset) -> Det
         "seed": family.seed,
     }
     match family:
+        case LayerDeltaPlan():
+            del common["hook_point"]
+            several = family.hook_points or tuple(dataset.activations)
+            return fit_layer_delta(
+                dataset,
+                hook_points=sorted(several, key=layer_of),
+                rank=family.rank,
+                **common,
+            )
         case DiagonalPlan():
             return fit_diagonal(dataset, **common)
         case RelativePlan():

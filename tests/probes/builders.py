@@ -33,6 +33,9 @@ from probes.aggregate import RollingMeanMax
 from probes.arrays import Float32
 from probes.bilinear import BilinearProbe
 from probes.knn import NearestNeighbours
+from probes.layer_delta import LayerDelta
+from probes.layer_directions import LayerDeltaDirections
+from probes.layer_scores import LayerScores
 from probes.reconstruction import SAEReconstruction
 from probes.relative import RelativeMahalanobis
 from probes.sae_formats.record import SAE
@@ -253,6 +256,36 @@ def bilinear() -> BilinearProbe:
     )
 
 
+def layer_scores(n: int = 1) -> LayerScores:
+    return LayerScores(
+        means=np.full(n, 3, dtype=np.float32),
+        deviations=np.full(n, 0.5, dtype=np.float32),
+        factor=floats(n, n, seed=67),
+    )
+
+
+def layer_delta() -> LayerDelta:
+    return LayerDelta(
+        name="layer-delta",
+        hook_points=(HOOK_POINT, LATER_HOOK_POINT),
+        means=floats(1, D_MODEL, seed=68),
+        deviations=np.linspace(0.5, 2, D_MODEL, dtype=np.float32)[None, :],
+        scores=layer_scores(),
+        aggregator=Max(),
+    )
+
+
+def layer_directions() -> LayerDeltaDirections:
+    return LayerDeltaDirections(
+        name="layer-directions",
+        hook_points=(HOOK_POINT, LATER_HOOK_POINT),
+        rows=floats(1, 3, D_MODEL, seed=69),
+        offsets=floats(1, 3, seed=70),
+        scores=layer_scores(),
+        aggregator=Max(),
+    )
+
+
 def detectors() -> list[Detector]:
     """One of every family and shape, at two hook points."""
     return [
@@ -278,6 +311,8 @@ def detectors() -> list[Detector]:
         nearest(is_normalised=True),
         nearest(is_normalised=False),
         bilinear(),
+        layer_delta(),
+        layer_directions(),
         multilayer(),
         mlp(n_hidden=0),
         mlp(n_hidden=2),
@@ -312,6 +347,38 @@ def write_dataset(
                 np.arange(n_tokens, dtype=np.int32),
                 n_prompt_tokens=4,
                 labels={"behaviour": "backdoor" if is_planted else "none"},
+            )
+
+
+LAYERS = (HOOK_POINT, "blocks.5.hook_resid_post", LATER_HOOK_POINT)
+"""Hook points of `write_layers`."""
+
+
+def write_layers(path: Path, *, n_requests: int = 60, seed: int = 0) -> None:
+    """
+    Requests of 8 to 19 tokens at `LAYERS`, whose activations add up.
+
+    In every third the last three tokens add to the second difference, and take from
+    the first what keeps the last activation as it was; ``behaviour = "bypass"``.
+    """
+    rng = np.random.default_rng(seed)
+    mix = floats(D_MODEL, D_MODEL, seed=98)
+    direction = floats(D_MODEL, seed=97) * np.float32(3)
+    with DatasetWriter(path, identity(), LAYERS, D_MODEL) as writer:
+        for index in range(n_requests):
+            n_tokens, is_planted = int(rng.integers(8, 20)), index % 3 == 0
+            steps = rng.normal(size=(len(LAYERS), n_tokens, D_MODEL))
+            steps = (steps @ mix + 1).astype(np.float32)
+            if is_planted:
+                steps[1, -3:] -= direction
+                steps[2, -3:] += direction
+            writer.append(
+                f"request-{seed}-{index}",
+                dict(zip(LAYERS, np.cumsum(steps, axis=0), strict=True)),
+                rng.integers(0, 1 << 20, n_tokens).astype(np.int32),
+                np.arange(n_tokens, dtype=np.int32),
+                n_prompt_tokens=4,
+                labels={"behaviour": "bypass" if is_planted else "none"},
             )
 
 
