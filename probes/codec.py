@@ -15,6 +15,7 @@ from probes.arrays import Float32, Int64
 from probes.attention import AttentionProbe, MultiMaxProbe
 from probes.bilinear import BilinearProbe
 from probes.detector import Detector
+from probes.ensemble import Ensemble
 from probes.errors import ArtifactError
 from probes.fields import Fields
 from probes.knn import NearestNeighbours
@@ -46,6 +47,7 @@ _FAMILIES: dict[str, type[Any]] = {
     "relative_mahalanobis": RelativeMahalanobis,
     "nearest": NearestNeighbours,
     "bilinear": BilinearProbe,
+    "ensemble": Ensemble,
     "layer_delta": LayerDelta,
     "layer_delta_directions": LayerDeltaDirections,
 }

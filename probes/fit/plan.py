@@ -21,7 +21,7 @@ from probes.fit.select import Selector
 from probes.hooks import check_hook_point
 from probes.rules import RULES
 
-SEVERAL_HOOK_POINTS = ("all_layers", "layer_delta")
+SEVERAL_HOOK_POINTS = ("all_layers", "ensemble", "layer_delta")
 """Families that say in other keys where they read."""
 
 

@@ -79,7 +79,7 @@ def read_logistic(table: Fields) -> LogisticPlan | StreamPlan:
     """Read ``family = "logistic"``, in memory or in passes by its *solver*."""
     kinds = read_kinds(table)
     if read_solver(table) == "memory":
-        options = _read_options(table)
+        options = read_options(table)
         return LogisticPlan(positive=kinds[0], negative=kinds[1], options=options)
     return _read_regression(table, kinds, None)
 
@@ -124,7 +124,7 @@ def read_persona(table: Fields) -> PersonaPlan:
         options=PersonaOptions(
             persona=table.text("persona"),
             n_components=table.integer("n_components", minimum=1),
-            logistic=_read_options(table, has_rounds=False),
+            logistic=read_options(table, has_rounds=False),
         ),
     )
 
@@ -137,7 +137,7 @@ def read_solver(table: Fields) -> str:
     return solver
 
 
-def _read_options(
+def read_options(
     table: Fields, *, has_rounds: bool = True, has_rows: bool = True
 ) -> LogisticOptions:
     """Options of a regression, but for those that it would not use."""
@@ -169,7 +169,7 @@ def _read_regression(
     kinds: tuple[Selector, Selector | None],
     hook_points: tuple[str, ...] | None,
 ) -> StreamPlan:
-    options = _read_options(table, has_rows=False)
+    options = read_options(table, has_rows=False)
     return StreamPlan(
         positive=kinds[0],
         negative=kinds[1],

@@ -32,6 +32,7 @@ from probes import (
 from probes.aggregate import RollingMeanMax
 from probes.arrays import Float32
 from probes.bilinear import BilinearProbe
+from probes.ensemble import Ensemble
 from probes.knn import NearestNeighbours
 from probes.layer_delta import LayerDelta
 from probes.layer_directions import LayerDeltaDirections
@@ -286,6 +287,22 @@ def layer_directions() -> LayerDeltaDirections:
     )
 
 
+def ensemble(combination: str = "mean") -> Ensemble:
+    is_logistic = combination == "logistic"
+    return Ensemble(
+        name=f"ensemble-{combination}",
+        hook_points=(HOOK_POINT, LATER_HOOK_POINT, HOOK_POINT),
+        weights=floats(3, D_MODEL, seed=71),
+        biases=floats(3, seed=72),
+        means=floats(3, seed=73),
+        deviations=np.array([0.5, 1, 2], dtype=np.float32),
+        combination=combination,
+        aggregator=Max(),
+        member_weights=floats(3, seed=74) if is_logistic else None,
+        bias=0.5 if is_logistic else 0.0,
+    )
+
+
 def detectors() -> list[Detector]:
     """One of every family and shape, at two hook points."""
     return [
@@ -313,6 +330,9 @@ def detectors() -> list[Detector]:
         bilinear(),
         layer_delta(),
         layer_directions(),
+        ensemble("mean"),
+        ensemble("max"),
+        ensemble("logistic"),
         multilayer(),
         mlp(n_hidden=0),
         mlp(n_hidden=2),
