@@ -14,7 +14,7 @@ from probes.fit.ensemble import fit_layer_ensemble
 from probes.fit.logistic import fit_logistic
 from probes.fit.moments import Progress
 from probes.fit.nonlinear import Task, fit_attention, fit_mlp, fit_multi_max, fit_swim
-from probes.fit.plan import DetectorPlan, MahalanobisPlan
+from probes.fit.plan import CascadePlan, DetectorPlan, MahalanobisPlan
 from probes.fit.plan_benign import LayerDeltaPlan
 from probes.fit.plan_common import LabelledPlan
 from probes.fit.plan_ensemble import EnsemblePlan
@@ -185,6 +185,8 @@ def check_hook_points(plan: DetectorPlan, dataset: Dataset) -> None:
             key, wanted = "hook_points", [*several]
         case EnsemblePlan(members=members):
             key, wanted = "members", [*members]
+        case CascadePlan():
+            wanted = []  # its stages are checked as they are fitted
     for hook_point in wanted:
         if hook_point not in dataset.activations:
             raise ValueError(

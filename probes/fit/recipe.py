@@ -13,6 +13,7 @@ from probes.dataset import Dataset
 from probes.detector import Detector
 from probes.errors import ArtifactError, RecipeError
 from probes.fit.benign import fit_diagonal, fit_nearest, fit_que, fit_relative
+from probes.fit.cascade import fit_cascade
 from probes.fit.evaluate import request_statistics
 from probes.fit.labelled import (
     check_hook_points,
@@ -25,6 +26,7 @@ from probes.fit.layer_delta import fit_layer_delta
 from probes.fit.mahalanobis import fit_mahalanobis
 from probes.fit.novelty import fit_novelty
 from probes.fit.plan import (
+    CascadePlan,
     DetectorPlan,
     MahalanobisPlan,
     NoveltyPlan,
@@ -179,8 +181,28 @@ def _fit(plan: DetectorPlan, dataset: Dataset, progress: Progress) -> Detector:
                 max_features=novelty.max_features,
                 seed=novelty.seed,
             )
+        case CascadePlan() as cascade:
+            return fit_cascade(
+                dataset,
+                name=plan.name,
+                first=_fit_stage(cascade.first, dataset, progress),
+                second=_fit_stage(cascade.second, dataset, progress),
+                benign=_benign(plan, dataset),
+                aggregator=plan.aggregator,
+                pass_share=cascade.pass_share,
+                max_rows=cascade.max_rows,
+                seed=cascade.seed,
+            )
         case _ as benign:
             return _fit_benign(plan, benign, dataset)
+
+
+def _fit_stage(plan: DetectorPlan, dataset: Dataset, progress: Progress) -> Detector:
+    """A detector within another: it shares its passes with none."""
+    if not is_streamed(plan):
+        return _fit(plan, dataset, progress)
+    task = stream_task(plan, dataset)
+    return fit_streamed(dataset, [task], progress=progress)[plan.name]
 
 
 def _fit_benign(plan: DetectorPlan, family: BenignPlan, dataset: Dataset) -> Detector:

@@ -32,6 +32,7 @@ from probes import (
 from probes.aggregate import RollingMeanMax
 from probes.arrays import Float32
 from probes.bilinear import BilinearProbe
+from probes.cascade import ActivationCascade, Cascade
 from probes.ensemble import Ensemble
 from probes.knn import NearestNeighbours
 from probes.layer_delta import LayerDelta
@@ -303,6 +304,32 @@ def ensemble(combination: str = "mean") -> Ensemble:
     )
 
 
+def cascade(
+    first: Detector | None = None, second: Detector | None = None, level: float = 0.0
+) -> Cascade:
+    first, second = first or linear(), second or mlp()
+    return Cascade(
+        name=f"cascade-{second.name}",
+        first=first,
+        second=second,
+        level=level,
+        floor=-1.5,
+        aggregator=Max(),
+    )
+
+
+def activation_cascade(second: Detector | None = None) -> ActivationCascade:
+    second = second or topk_features()
+    return ActivationCascade(
+        name=f"cascade-{second.name}",
+        first=linear(),
+        second=second,
+        level=0.0,
+        floor=0.0,
+        aggregator=Max(),
+    )
+
+
 def detectors() -> list[Detector]:
     """One of every family and shape, at two hook points."""
     return [
@@ -330,6 +357,11 @@ def detectors() -> list[Detector]:
         bilinear(),
         layer_delta(),
         layer_directions(),
+        cascade(),
+        cascade(second=relative()),
+        cascade(first=sae_features(), second=nearest(is_normalised=True)),
+        activation_cascade(),
+        activation_cascade(layer_delta()),
         ensemble("mean"),
         ensemble("max"),
         ensemble("logistic"),
