@@ -209,6 +209,17 @@ def test_a_token_that_is_not_a_number_is_alone_not_scored(
     np.testing.assert_allclose(evidence[is_whole], expected[is_whole], rtol=1e-6)
 
 
+def test_huge_activations_give_finite_evidence(detector: LibraryDetector) -> None:
+    """
+    No finite activation, however large, makes evidence infinite or NaN.
+    """
+    most = np.finfo(np.float32).max
+    x = np.full((2, D_MODEL), most, dtype=np.float32)
+    x[1] *= -1
+
+    assert np.isfinite(score(detector, {HOOK_POINT: x})).all()
+
+
 def test_activations_of_another_length_are_refused(detector: LibraryDetector) -> None:
     """
     Fewer activations than columns are refused, naming the detector.

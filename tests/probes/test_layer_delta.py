@@ -218,6 +218,17 @@ def test_a_difference_that_never_varies_is_refused(
         fitted(load_dataset(tmp_path), hook_points=hooks, benign=[0])
 
 
+def test_huge_activations_give_finite_evidence() -> None:
+    """
+    No finite activation, however large, makes evidence infinite or NaN.
+    """
+    most = np.full((1, D_MODEL), np.finfo(np.float32).max, dtype=np.float32)
+
+    evidence = score(layer_delta(), {HOOK_POINT: most, LATER_HOOK_POINT: -most})
+
+    assert np.isfinite(evidence).all()
+
+
 def test_activations_of_another_length_are_refused() -> None:
     """
     Fewer activations than columns are refused, naming the detector.
