@@ -22,7 +22,6 @@ from probes import (
     Max,
     Mean,
     MLPProbe,
-    ModelIdentity,
     MultiLayerProbe,
     MultiMax,
     MultiMaxProbe,
@@ -32,20 +31,22 @@ from probes import (
 from probes.aggregate import RollingMeanMax
 from probes.arrays import Float32
 from probes.bilinear import BilinearProbe
-from probes.cascade import ActivationCascade, Cascade
-from probes.ensemble import Ensemble
 from probes.knn import NearestNeighbours
-from probes.layer_delta import LayerDelta
-from probes.layer_directions import LayerDeltaDirections
-from probes.layer_scores import LayerScores
 from probes.reconstruction import SAEReconstruction
 from probes.relative import RelativeMahalanobis
 from probes.sae_formats.record import SAE
 from probes.topk import TopKFeatureDetector
-
-D_MODEL = 12
-HOOK_POINT = "blocks.1.hook_resid_post"
-LATER_HOOK_POINT = "blocks.10.hook_resid_post"
+from tests.probes.base import D_MODEL as D_MODEL
+from tests.probes.base import HOOK_POINT as HOOK_POINT
+from tests.probes.base import LATER_HOOK_POINT as LATER_HOOK_POINT
+from tests.probes.base import floats as floats
+from tests.probes.base import identity as identity
+from tests.probes.layer_builders import (
+    cascade,
+    ensemble,
+    layer_delta,
+    layer_directions,
+)
 
 
 def require_sklearn() -> None:
@@ -56,25 +57,6 @@ def require_sklearn() -> None:
     if os.environ.get("CI") == "true":
         pytest.fail(message)
     pytest.skip(message, allow_module_level=True)
-
-
-def floats(*shape: int, seed: int = 0) -> Float32:
-    """Normal numbers of *shape*, float32."""
-    return np.random.default_rng(seed).normal(size=shape).astype(np.float32)
-
-
-def identity(**changes: str | int) -> ModelIdentity:
-    """The identity of a model that does not exist."""
-    fields: dict[str, str | int] = {
-        "model": "tiny",
-        "config_sha256": "c" * 64,
-        "weights_sha256": "a" * 64,
-        "tokenizer_sha256": "7" * 64,
-        "d_model": D_MODEL,
-        "n_layers": 11,
-        "dtype": "float32",
-    }
-    return ModelIdentity(**(fields | changes))  # type: ignore[arg-type]
 
 
 def linear(name: str = "linear", hook_point: str = HOOK_POINT) -> LinearProbe:
@@ -258,78 +240,6 @@ def bilinear() -> BilinearProbe:
     )
 
 
-def layer_scores(n: int = 1) -> LayerScores:
-    return LayerScores(
-        means=np.full(n, 3, dtype=np.float32),
-        deviations=np.full(n, 0.5, dtype=np.float32),
-        factor=floats(n, n, seed=67),
-    )
-
-
-def layer_delta() -> LayerDelta:
-    return LayerDelta(
-        name="layer-delta",
-        hook_points=(HOOK_POINT, LATER_HOOK_POINT),
-        means=floats(1, D_MODEL, seed=68),
-        deviations=np.linspace(0.5, 2, D_MODEL, dtype=np.float32)[None, :],
-        scores=layer_scores(),
-        aggregator=Max(),
-    )
-
-
-def layer_directions() -> LayerDeltaDirections:
-    return LayerDeltaDirections(
-        name="layer-directions",
-        hook_points=(HOOK_POINT, LATER_HOOK_POINT),
-        rows=floats(1, 3, D_MODEL, seed=69),
-        offsets=floats(1, 3, seed=70),
-        scores=layer_scores(),
-        aggregator=Max(),
-    )
-
-
-def ensemble(combination: str = "mean") -> Ensemble:
-    is_logistic = combination == "logistic"
-    return Ensemble(
-        name=f"ensemble-{combination}",
-        hook_points=(HOOK_POINT, LATER_HOOK_POINT, HOOK_POINT),
-        weights=floats(3, D_MODEL, seed=71),
-        biases=floats(3, seed=72),
-        means=floats(3, seed=73),
-        deviations=np.array([0.5, 1, 2], dtype=np.float32),
-        combination=combination,
-        aggregator=Max(),
-        member_weights=floats(3, seed=74) if is_logistic else None,
-        bias=0.5 if is_logistic else 0.0,
-    )
-
-
-def cascade(
-    first: Detector | None = None, second: Detector | None = None, level: float = 0.0
-) -> Cascade:
-    first, second = first or linear(), second or mlp()
-    return Cascade(
-        name=f"cascade-{second.name}",
-        first=first,
-        second=second,
-        level=level,
-        floor=-1.5,
-        aggregator=Max(),
-    )
-
-
-def activation_cascade(second: Detector | None = None) -> ActivationCascade:
-    second = second or topk_features()
-    return ActivationCascade(
-        name=f"cascade-{second.name}",
-        first=linear(),
-        second=second,
-        level=0.0,
-        floor=0.0,
-        aggregator=Max(),
-    )
-
-
 def detectors() -> list[Detector]:
     """One of every family and shape, at two hook points."""
     return [
@@ -357,11 +267,11 @@ def detectors() -> list[Detector]:
         bilinear(),
         layer_delta(),
         layer_directions(),
-        cascade(),
-        cascade(second=relative()),
-        cascade(first=sae_features(), second=nearest(is_normalised=True)),
-        activation_cascade(),
-        activation_cascade(layer_delta()),
+        cascade(linear(), mlp()),
+        cascade(linear(), relative()),
+        cascade(sae_features(), nearest(is_normalised=True)),
+        cascade(linear(), topk_features()),
+        cascade(linear(), layer_delta()),
         ensemble("mean"),
         ensemble("max"),
         ensemble("logistic"),
@@ -399,38 +309,6 @@ def write_dataset(
                 np.arange(n_tokens, dtype=np.int32),
                 n_prompt_tokens=4,
                 labels={"behaviour": "backdoor" if is_planted else "none"},
-            )
-
-
-LAYERS = (HOOK_POINT, "blocks.5.hook_resid_post", LATER_HOOK_POINT)
-"""Hook points of `write_layers`."""
-
-
-def write_layers(path: Path, *, n_requests: int = 60, seed: int = 0) -> None:
-    """
-    Requests of 8 to 19 tokens at `LAYERS`, whose activations add up.
-
-    In every third the last three tokens add to the second difference, and take from
-    the first what keeps the last activation as it was; ``behaviour = "bypass"``.
-    """
-    rng = np.random.default_rng(seed)
-    mix = floats(D_MODEL, D_MODEL, seed=98)
-    direction = floats(D_MODEL, seed=97) * np.float32(3)
-    with DatasetWriter(path, identity(), LAYERS, D_MODEL) as writer:
-        for index in range(n_requests):
-            n_tokens, is_planted = int(rng.integers(8, 20)), index % 3 == 0
-            steps = rng.normal(size=(len(LAYERS), n_tokens, D_MODEL))
-            steps = (steps @ mix + 1).astype(np.float32)
-            if is_planted:
-                steps[1, -3:] -= direction
-                steps[2, -3:] += direction
-            writer.append(
-                f"request-{seed}-{index}",
-                dict(zip(LAYERS, np.cumsum(steps, axis=0), strict=True)),
-                rng.integers(0, 1 << 20, n_tokens).astype(np.int32),
-                np.arange(n_tokens, dtype=np.int32),
-                n_prompt_tokens=4,
-                labels={"behaviour": "bypass" if is_planted else "none"},
             )
 
 

@@ -1,5 +1,4 @@
-# ruff: noqa: E402 - the fits are imported once scikit-learn is known to be there.
-"""Cascades: what the second stage is asked, what comes of it, and the fit."""
+"""Cascades: what the second stage is asked, and what comes of it."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -8,42 +7,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.probes.builders import (
-    D_MODEL,
-    HOOK_POINT,
-    LATER_HOOK_POINT,
-    LAYERS,
-    activation_cascade,
-    attention,
-    bilinear,
-    cascade,
-    floats,
-    identity,
-    layer_delta,
-    linear,
-    mahalanobis,
-    mlp,
-    nearest,
-    relative,
-    require_sklearn,
-    sae_features,
-    topk_features,
-    write_layers,
-    write_sae,
-)
-
-require_sklearn()
-
 from probes import (
     Aggregator,
     ArtifactError,
     Calibration,
-    Dataset,
     Detector,
     Max,
     Projection,
     load_bundle,
-    load_dataset,
     new_bundle,
     save_bundle,
     score,
@@ -53,8 +24,23 @@ from probes.cascade import ActivationCascade, Cascade
 from probes.codec import pack, unpack
 from probes.detector import ActivationDetector
 from probes.fields import dump_json, json_fields
-from probes.fit.cascade import fit_cascade
-from probes.fit.recipe import fit_bundle
+from tests.probes.builders import (
+    D_MODEL,
+    HOOK_POINT,
+    LATER_HOOK_POINT,
+    attention,
+    bilinear,
+    floats,
+    identity,
+    linear,
+    mahalanobis,
+    mlp,
+    nearest,
+    relative,
+    sae_features,
+    topk_features,
+)
+from tests.probes.layer_builders import cascade, layer_delta
 
 
 @dataclass(kw_only=True)
@@ -121,7 +107,7 @@ def test_evidence_is_the_second_stages_above_the_level(
     A token has the second stage's evidence above the level, at least the floor, and
     the floor at or below it.
     """
-    detector = cascade(second=second, level=1.0)
+    detector = cascade(linear(), second, level=1.0)
 
     evidence = score(detector, activations)
 
@@ -140,7 +126,7 @@ def test_the_second_head_is_given_no_other_row(
     The second head sees as many rows as are above the level, and is else not called.
     """
     second = Counting(inner=mlp())
-    detector = cascade(second=second, level=1.0)
+    detector = cascade(linear(), second, level=1.0)
     n_above = int((score(detector.first, activations) > 1.0).sum())
 
     score(detector, activations)
@@ -159,7 +145,7 @@ def test_whole_activations_are_of_the_same_rows(
     A second stage of whole activations is given those of its tokens alone.
     """
     second = CountingActivations(inner=inner)
-    detector = activation_cascade(second)
+    detector = cascade(linear(), second, floor=0.0)
     is_above = score(detector.first, activations)[:, 0] > 0
 
     evidence = score(detector, activations)
@@ -174,7 +160,7 @@ def test_a_token_at_the_level_is_let_through() -> None:
     """
     The level is crossed strictly, as a threshold is.
     """
-    detector = cascade(first=linear(), level=2.0)
+    detector = cascade(linear(), mlp(), level=2.0)
     columns = np.array([[2.0], [np.nextafter(np.float32(2), 3)]], dtype=np.float32)
     second = np.full((2, 5), 1, dtype=np.float32)
 
@@ -188,7 +174,7 @@ def test_a_nan_of_either_stage_is_no_floor() -> None:
     """
     A token that the first stage lets through is NaN where the second's columns are.
     """
-    detector = cascade(level=0.0)
+    detector = cascade(linear(), mlp())
     columns = np.full((3, 6), -1, dtype=np.float32)
     columns[0, 0] = np.nan
     columns[1, 3] = np.nan
@@ -230,8 +216,8 @@ def test_three_stages_are_a_cascade_in_a_cascade(
     """
     A stage may be a cascade, and is read back from disk as one.
     """
-    inner = cascade(first=mahalanobis(rank=4), level=5.0)
-    detector = cascade(second=inner, level=1.0)
+    inner = cascade(mahalanobis(rank=4), mlp(), level=5.0)
+    detector = cascade(linear(), inner, level=1.0)
     calibration = Calibration(
         threshold=0.1, alpha=0.01, n_benign=99, n_flagged_benign=0, dataset_sha256="d"
     )
@@ -251,9 +237,9 @@ def test_three_stages_are_a_cascade_in_a_cascade(
 
 
 def nested(depth: int) -> Cascade:
-    made = cascade()
+    made = cascade(linear(), mlp())
     for _ in range(depth):
-        made = cascade(second=made)
+        made = cascade(linear(), made)
     return made
 
 
@@ -269,160 +255,4 @@ def test_stages_without_end_are_refused() -> None:
         pack(nested(4))
     with pytest.raises(ArtifactError, match="at most 4 detectors around it") as caught:
         unpack(json_fields("bundle.json", dump_json(table)), arrays)
-    assert "\n" not in str(caught.value)
-
-
-@pytest.fixture(scope="module")
-def dataset(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
-    path = tmp_path_factory.mktemp("cascade") / "data"
-    write_layers(path)
-    return load_dataset(path)
-
-
-@pytest.mark.parametrize("pass_share", [0.5, 0.9, 0.99])
-def test_most_benign_tokens_are_let_through(
-    dataset: Dataset, pass_share: float
-) -> None:
-    """
-    At least the share asked for is let through, and not a token more than need be.
-    """
-    benign = [i for i in range(60) if i % 3]
-    first, second = linear(), mlp()
-    made = fit_cascade(
-        dataset,
-        name="c",
-        first=first,
-        second=second,
-        benign=benign,
-        aggregator=Max(),
-        pass_share=pass_share,
-    )
-    rows = np.concatenate([np.r_[dataset.rows_of(i)] for i in benign])
-    x = {hook: values[rows] for hook, values in dataset.activations.items()}
-
-    judged = score(first, x)
-    assert pass_share <= (judged <= made.level).mean() < pass_share + 1 / len(rows)
-    assert score(second, x).min() == np.float32(made.floor)
-
-
-@pytest.mark.parametrize(
-    ("changes", "match"),
-    [
-        ({"pass_share": 1.0}, r"pass_share: expected a number in \(0, 1\), got 1.0"),
-        ({"benign": []}, "detector 'c': expected benign tokens, got 0"),
-    ],
-)
-def test_what_cannot_be_fitted_is_refused(
-    dataset: Dataset, changes: dict[str, object], match: str
-) -> None:
-    """
-    A share that lets everything through, or no tokens: one line that says so.
-    """
-    options: dict[str, object] = {
-        "name": "c",
-        "first": linear(),
-        "second": mlp(),
-        "benign": [1],
-        "aggregator": Max(),
-    }
-    with pytest.raises(ValueError, match=match):
-        fit_cascade(dataset, **(options | changes))  # type: ignore[arg-type]
-
-
-RECIPE = f"""
-name = "stages"
-version = "1"
-alpha = 0.2
-[[detector]]
-name = "c"
-family = "cascade"
-benign = {{ label = "behaviour", equals = "none" }}
-pass_share = 0.5
-[detector.first]
-family = "mass_mean"
-hook_point = "{LAYERS[1]}"
-positive = {{ label = "behaviour", equals = "bypass" }}
-[detector.second]
-family = "mahalanobis"
-hook_point = "{LAYERS[2]}"
-rank = 4
-"""
-OTHER_SECONDS = {
-    "layer_delta": 'family = "layer_delta"',
-    "sae": f'family = "sae"\nhook_point = "{LAYERS[1]}"\npath = "sae"\nfeatures = [3]',
-    "cascade": 'family = "cascade"\n[detector.second.first]\nfamily = "mahalanobis"\n'
-    f'solver = "stream"\nhook_point = "{LAYERS[0]}"\n[detector.second.second]\n'
-    f'family = "diagonal"\nhook_point = "{LAYERS[0]}"',
-}
-
-
-@pytest.fixture
-def calibration(tmp_path: Path) -> Dataset:
-    write_layers(tmp_path / "calibration", seed=7)
-    return load_dataset(tmp_path / "calibration")
-
-
-@pytest.mark.parametrize("second", ["", *OTHER_SECONDS])
-def test_a_recipe_makes_it(
-    dataset: Dataset, calibration: Dataset, tmp_path: Path, second: str
-) -> None:
-    """
-    From a recipe into a bundle and back from disk, whatever the second stage is.
-    """
-    write_sae(tmp_path / "sae", {"hook_name": LAYERS[1]})
-    head, _, usual = RECIPE.partition("[detector.second]\n")
-    recipe = tmp_path / "recipe.toml"
-    stage = OTHER_SECONDS.get(second, usual)
-    recipe.write_text(f"{head}[detector.second]\n{stage}\n")
-
-    bundle = fit_bundle(recipe, dataset, calibration)
-    save_bundle(tmp_path / "out", bundle)
-
-    made, read = bundle.detectors[0], load_bundle(tmp_path / "out").detectors[0]
-    assert isinstance(made, Cascade)
-    assert isinstance(made, ActivationDetector) is (second == "layer_delta")
-    assert ("c-first", "c-second") == (made.first.name, made.second.name)
-    x = {hook: np.asarray(rows) for hook, rows in dataset.activations.items()}
-    np.testing.assert_array_equal(score(made, x), score(read, x))
-
-
-@pytest.mark.parametrize(
-    ("old", "new", "match"),
-    [
-        ("rank = 4", "rank = 0", r"detector\[0\]\.second\.rank: expected an integer"),
-        ("rank = 4", "rank = 13", r"detector\[0\]: rank: expected 1 to 12"),
-        ("rank = 4", "rnak = 4", r"detector\[0\]\.second\.rnak: unknown key"),
-        ("pass_share = 0.5", "pass_share = 1", r"detector\[0\]\.pass_share: expected"),
-        (
-            "[detector.first]",
-            "[detector.one]",
-            r"detector\[0\]\.first: expected a table",
-        ),
-        ('"mahalanobis"', '"svm"', r"detector\[0\]\.second\.family: expected one of"),
-        (LAYERS[2], "blocks.9.hook_resid_post", r"detector\[0\]: hook_point: expected"),
-        (
-            "rank = 4",
-            'aggregator = { name = "max", tokens = "answer" }',
-            r"detector\[0\]\.second\.aggregator: expected one for .* 'all' tokens",
-        ),
-        ('benign = { label = "behaviour", equals = "none" }', "", r"second\.benign"),
-    ],
-)
-def test_mistakes_in_a_recipe_name_their_key(
-    dataset: Dataset,
-    calibration: Dataset,
-    tmp_path: Path,
-    old: str,
-    new: str,
-    match: str,
-) -> None:
-    """
-    A mistake in a stage is one line with file, detector, stage and key.
-    """
-    recipe = tmp_path / "recipe.toml"
-    recipe.write_text(RECIPE.replace(old, new))
-
-    with pytest.raises(ValueError, match=match) as caught:
-        fit_bundle(recipe, dataset, calibration)
-
     assert "\n" not in str(caught.value)

@@ -12,13 +12,12 @@ from tests.probes.builders import (
     D_MODEL,
     HOOK_POINT,
     LATER_HOOK_POINT,
-    LAYERS,
-    ensemble,
     floats,
     identity,
     linear,
     require_sklearn,
 )
+from tests.probes.layer_builders import LAYERS, ensemble
 
 require_sklearn()
 

@@ -12,11 +12,13 @@ from tests.probes.builders import (
     D_MODEL,
     HOOK_POINT,
     LATER_HOOK_POINT,
-    LAYERS,
     floats,
+    require_sklearn,
+)
+from tests.probes.layer_builders import (
+    LAYERS,
     layer_delta,
     layer_scores,
-    require_sklearn,
     write_layers,
 )
 
