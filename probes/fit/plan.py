@@ -243,7 +243,9 @@ def _read_cascade(
     stages: list[DetectorPlan] = []
     for key in ("first", "second"):
         nested = table.table(key)
+        usual = default_aggregator(str(nested.data.get("family"))).to_json()
         nested.data.setdefault("name", f"{name}-{key}"[:64])
+        nested.data.setdefault("aggregator", usual | {"tokens": aggregator.tokens})
         stage = _read_detector(nested, folder, benign)
         found = stage.aggregator
         if (found.tokens, found.n_columns) != (aggregator.tokens, 1):

@@ -144,6 +144,23 @@ def test_a_recipe_makes_it(
     np.testing.assert_array_equal(score(made, x), score(read, x))
 
 
+def test_stages_count_the_tokens_that_the_cascade_counts(
+    dataset: Dataset, calibration: Dataset, tmp_path: Path
+) -> None:
+    """
+    A cascade over the answer has stages that were fitted on answers.
+    """
+    recipe = tmp_path / "recipe.toml"
+    answer = 'aggregator = { name = "ema_max", alpha = 0.5, tokens = "answer" }'
+    recipe.write_text(RECIPE.replace("pass_share = 0.5", f"pass_share = 0.5\n{answer}"))
+
+    made = fit_bundle(recipe, dataset, calibration).detectors[0]
+
+    assert isinstance(made, Cascade)
+    stages = (made.first, made.second)
+    assert ["answer"] * 2 == [stage.aggregator.tokens for stage in stages]
+
+
 @pytest.mark.parametrize(
     ("old", "new", "match"),
     [
