@@ -15,10 +15,15 @@ from probes.arrays import Float32, Float64, Int64
 from probes.attention import AttentionProbe, MultiMaxProbe
 from probes.bilinear import BilinearProbe
 from probes.calibration import CalibrationEvidence
+from probes.cascade import ActivationCascade, Cascade
 from probes.detector import Detector
+from probes.ensemble import Ensemble
 from probes.errors import ArtifactError
 from probes.fields import Fields
 from probes.knn import NearestNeighbours
+from probes.layer_delta import LayerDelta
+from probes.layer_directions import LayerDeltaDirections
+from probes.layer_scores import LayerScores
 from probes.linear import LinearProbe
 from probes.mahalanobis import Mahalanobis
 from probes.mlp import MLPProbe
@@ -44,14 +49,23 @@ _FAMILIES: dict[str, type[Any]] = {
     "relative_mahalanobis": RelativeMahalanobis,
     "nearest": NearestNeighbours,
     "bilinear": BilinearProbe,
+    "ensemble": Ensemble,
+    "cascade": Cascade,
+    "activation_cascade": ActivationCascade,
+    "layer_delta": LayerDelta,
+    "layer_delta_directions": LayerDeltaDirections,
 }
 
 _NESTED: dict[object, type[Any]] = {
     SAE: SAE,
     Mahalanobis: Mahalanobis,
     CalibrationEvidence: CalibrationEvidence,
+    LayerScores: LayerScores,
 }
 """Records that are fields of others."""
+
+_MAX_DEPTH = 4
+"""Detectors within detectors: a file may not ask for recursion without end."""
 
 
 def pack(detector: Detector) -> tuple[dict[str, object], Arrays]:
@@ -61,14 +75,8 @@ def pack(detector: Detector) -> tuple[dict[str, object], Arrays]:
     Raises:
         ArtifactError: The detector is of no family that can be stored.
     """
-    names = [name for name, cls in _FAMILIES.items() if type(detector) is cls]
-    if not names:
-        raise ArtifactError(
-            f"detector {detector.name!r}: expected one of {sorted(_FAMILIES)}, "
-            f"got {type(detector).__name__}"
-        )
     arrays: Arrays = {}
-    return {"family": names[0]} | pack_record(detector, detector.name, arrays), arrays
+    return _pack_detector(detector, detector.name, arrays), arrays
 
 
 def unpack(table: Fields, arrays: Arrays) -> Detector:
@@ -78,13 +86,40 @@ def unpack(table: Fields, arrays: Arrays) -> Detector:
     Raises:
         ArtifactError: A key or array is missing, unknown or not what it must be.
     """
+    return _unpack_detector(table, arrays)
+
+
+def _pack_detector(
+    detector: Detector, prefix: str, arrays: Arrays
+) -> dict[str, object]:
+    names = [name for name, cls in _FAMILIES.items() if type(detector) is cls]
+    if not names:
+        raise ArtifactError(
+            f"detector {detector.name!r}: expected one of {sorted(_FAMILIES)}, "
+            f"got {type(detector).__name__}"
+        )
+    if prefix.count("/") > _MAX_DEPTH:
+        raise ArtifactError(
+            f"detector {detector.name!r}: expected at most {_MAX_DEPTH} detectors "
+            f"around it, got {prefix}"
+        )
+    return {"family": names[0]} | pack_record(detector, prefix, arrays)
+
+
+def _unpack_detector(
+    table: Fields, arrays: Arrays, prefix: str | None = None
+) -> Detector:
+    """A detector whose arrays are under *prefix*, or under its name."""
     family_name, name = table.text("family"), table.text("name")
     if family_name not in _FAMILIES:
         table.fail(
             "family", f"expected one of {sorted(_FAMILIES)}, found {family_name!r}"
         )
+    where = name if prefix is None else prefix
+    if where.count("/") > _MAX_DEPTH:
+        table.fail("", f"expected at most {_MAX_DEPTH} detectors around it")
     made: Detector = unpack_record(
-        _FAMILIES[family_name], table, name, arrays, name=name
+        _FAMILIES[family_name], table, where, arrays, name=name
     )
     return made
 
@@ -102,6 +137,8 @@ def pack_record(record: Any, prefix: str, arrays: Arrays) -> dict[str, object]:
             table[one.name] = value.to_json()
         elif _kind(one) in _NESTED:
             table[one.name] = pack_record(value, where, arrays)
+        elif one.type is Detector:
+            table[one.name] = _pack_detector(value, where, arrays)
         else:
             table[one.name] = list(value) if isinstance(value, tuple) else value
     return table
@@ -142,6 +179,8 @@ def _value(one: Field[Any], table: Fields, where: str, arrays: Arrays) -> object
             raise ArtifactError(f"{table.file}: {table.path}: {error}") from error
     if kind in _NESTED:
         return unpack_record(_NESTED[kind], table.table(key), where, arrays)
+    if kind is Detector:
+        return _unpack_detector(table.table(key), arrays, where)
     return _READERS[kind](table, key)
 
 

@@ -10,11 +10,14 @@ from probes.dataset import Dataset
 from probes.detector import Detector
 from probes.fit.bags import Bags, rows_each
 from probes.fit.directions import fit_contrast, fit_persona
+from probes.fit.ensemble import fit_layer_ensemble
 from probes.fit.logistic import fit_logistic
 from probes.fit.moments import Progress
 from probes.fit.nonlinear import Task, fit_attention, fit_mlp, fit_multi_max, fit_swim
-from probes.fit.plan import DetectorPlan, MahalanobisPlan
+from probes.fit.plan import CascadePlan, DetectorPlan, MahalanobisPlan
+from probes.fit.plan_benign import LayerDeltaPlan
 from probes.fit.plan_common import LabelledPlan
+from probes.fit.plan_ensemble import EnsemblePlan
 from probes.fit.plan_linear import ContrastPlan, LogisticPlan, PersonaPlan, StreamPlan
 from probes.fit.plan_trained import NetworkPlan, SwimPlan
 from probes.fit.select import select_requests
@@ -36,6 +39,17 @@ def fit_labelled(
     check_hook_points(plan, dataset)
     positive, negative = kinds_of(family, dataset)
     match family:
+        case EnsemblePlan(members=members, options=ensemble):
+            return fit_layer_ensemble(
+                dataset,
+                name=plan.name,
+                hook_points=members,
+                positive=positive,
+                negative=negative,
+                aggregator=plan.aggregator,
+                options=ensemble,
+                progress=progress,
+            )
         case LogisticPlan(options=options):
             return fit_logistic(
                 dataset,
@@ -164,8 +178,15 @@ def negative_of(plan: LabelledPlan, dataset: Dataset) -> list[int]:
 def check_hook_points(plan: DetectorPlan, dataset: Dataset) -> None:
     """Raise `ValueError` unless *dataset* has what *plan* reads."""
     key, wanted = "hook_point", [plan.hook_point]
-    if isinstance(plan.family, StreamPlan) and plan.family.hook_points is not None:
-        key, wanted = "hook_points", [*plan.family.hook_points]
+    match plan.family:
+        case (
+            StreamPlan(hook_points=tuple(several)) | LayerDeltaPlan(hook_points=several)
+        ):
+            key, wanted = "hook_points", [*several]
+        case EnsemblePlan(members=members):
+            key, wanted = "members", [*members]
+        case CascadePlan():
+            wanted = []  # its stages are checked as they are fitted
     for hook_point in wanted:
         if hook_point not in dataset.activations:
             raise ValueError(

@@ -114,10 +114,7 @@ def fit_logistic(
         )
     negative_rows = subsample(negative_rows, options.max_rows, options.seed)
     negatives = activations[negative_rows]
-    weight, bias = _fit_bags(activations, bags, negatives, options)
-    for _ in range(options.rounds - 1):
-        tops = [_top(activations, rows, weight, options.keep) for rows in bags]
-        weight, bias = _fit_bags(activations, tops, negatives, options)
+    weight, bias = separate_bags(activations, bags, negatives, options)
     return LinearProbe(
         name=name,
         hook_point=hook_point,
@@ -127,17 +124,44 @@ def fit_logistic(
     )
 
 
-def _fit_bags(
-    activations: Float32,
+def separate_bags(
+    activations: Float32 | Float64,
     bags: Sequence[Int64],
-    negatives: Float32,
+    negatives: Float32 | Float64,
+    options: LogisticOptions,
+) -> tuple[Float64, float]:
+    """
+    Direction and bias between the rows of *bags* and *negatives*, in rounds.
+
+    Args:
+        activations: Of shape (n_rows, d).
+
+        bags: Rows of each positive request, some each.
+
+        negatives: Of shape (n_negative, d).
+
+        options: See `LogisticOptions`.
+    """
+    weight, bias = _fit_bags(activations, bags, negatives, options)
+    for _ in range(options.rounds - 1):
+        tops = [_top(activations, rows, weight, options.keep) for rows in bags]
+        weight, bias = _fit_bags(activations, tops, negatives, options)
+    return weight, bias
+
+
+def _fit_bags(
+    activations: Float32 | Float64,
+    bags: Sequence[Int64],
+    negatives: Float32 | Float64,
     options: LogisticOptions,
 ) -> tuple[Float64, float]:
     rows = subsample(np.concatenate(bags), options.max_rows, options.seed)
     return separate(activations[rows], negatives, options)
 
 
-def _top(activations: Float32, rows: Int64, weight: Float64, keep: float) -> Int64:
+def _top(
+    activations: Float32 | Float64, rows: Int64, weight: Float64, keep: float
+) -> Int64:
     n_kept = max(1, round(keep * len(rows)))
     scores = activations[rows] @ weight
     return np.sort(rows[np.argsort(-scores, kind="stable")[:n_kept]])

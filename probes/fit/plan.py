@@ -22,6 +22,9 @@ from probes.fit.select import Selector
 from probes.hooks import check_hook_point
 from probes.rules import RULES
 
+SEVERAL_HOOK_POINTS = ("all_layers", "cascade", "ensemble", "layer_delta")
+"""Families that say in other keys where they read."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MahalanobisPlan:
@@ -94,6 +97,29 @@ class NoveltyPlan:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class CascadePlan:
+    """
+    Two detectors, one behind the other; see `probes.fit.cascade.fit_cascade`.
+
+    Attributes:
+        first: The stage that lets most benign tokens through.
+
+        second: The stage that looks at the others.
+    """
+
+    first: "DetectorPlan"
+    second: "DetectorPlan"
+    pass_share: float
+    max_rows: int
+    seed: int
+
+
+FamilyPlan = (
+    LabelledPlan | MahalanobisPlan | SAEPlan | NoveltyPlan | BenignPlan | CascadePlan
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class DetectorPlan:
     """
     One detector of a recipe.
@@ -115,7 +141,7 @@ class DetectorPlan:
     hook_point: str
     aggregator: Aggregator
     benign: Selector | None
-    family: LabelledPlan | MahalanobisPlan | SAEPlan | NoveltyPlan | BenignPlan
+    family: FamilyPlan
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -174,18 +200,22 @@ def load_recipe(path: Path) -> Recipe:
     )
 
 
-def _read_detector(table: Fields, folder: Path) -> DetectorPlan:
+def _read_detector(
+    table: Fields, folder: Path, usual_benign: Selector | None = None
+) -> DetectorPlan:
     name, family_name = table.text("name"), table.text("family")
     _check(table, "name", check_name, name)
     hook_point = ""
-    if family_name != "all_layers":
+    if family_name not in SEVERAL_HOOK_POINTS:
         hook_point = table.text("hook_point")
         _check(table, "hook_point", check_hook_point, hook_point)
     aggregator = _read_aggregator(table, family_name)
     check_family_aggregator(table, family_name, aggregator)
-    benign = read_selector(table, "benign") if table.has("benign") else None
-    plan: LabelledPlan | MahalanobisPlan | SAEPlan | NoveltyPlan | BenignPlan
+    benign = read_selector(table, "benign") if table.has("benign") else usual_benign
+    plan: FamilyPlan
     match family_name:
+        case "cascade":
+            plan = _read_cascade(table, folder, name, aggregator, benign)
         case "mahalanobis":
             plan = _read_mahalanobis(table)
         case "sae":
@@ -197,9 +227,8 @@ def _read_detector(table: Fields, folder: Path) -> DetectorPlan:
         case _ if family_name in BENIGN_READERS:
             plan = BENIGN_READERS[family_name](table)
         case _:
-            known = sorted(
-                [*READERS, *BENIGN_READERS, "mahalanobis", "sae", "sae_novelty"]
-            )
+            others = ("cascade", "mahalanobis", "sae", "sae_novelty")
+            known = sorted([*READERS, *BENIGN_READERS, *others])
             table.fail("family", f"expected one of {known}, found {family_name!r}")
     if benign is None and not isinstance(plan, LabelledPlan):
         table.fail("benign", "expected a table, found nothing")
@@ -210,6 +239,40 @@ def _read_detector(table: Fields, folder: Path) -> DetectorPlan:
         aggregator=aggregator,
         benign=benign,
         family=plan,
+    )
+
+
+def _read_cascade(
+    table: Fields,
+    folder: Path,
+    name: str,
+    aggregator: Aggregator,
+    benign: Selector | None,
+) -> CascadePlan:
+    stages: list[DetectorPlan] = []
+    for key in ("first", "second"):
+        nested = table.table(key)
+        usual = default_aggregator(str(nested.data.get("family"))).to_json()
+        nested.data.setdefault("name", f"{name}-{key}"[:64])
+        nested.data.setdefault("aggregator", usual | {"tokens": aggregator.tokens})
+        stage = _read_detector(nested, folder, benign)
+        found = stage.aggregator
+        if (found.tokens, found.n_columns) != (aggregator.tokens, 1):
+            nested.fail(
+                "aggregator",
+                f"expected one for a single column of evidence and "
+                f"{aggregator.tokens!r} tokens, found {found.to_json()}",
+            )
+        stages.append(stage)
+    pass_share = table.number("pass_share", 0.9)
+    if not 0 < pass_share < 1:
+        table.fail("pass_share", f"expected a number in (0, 1), found {pass_share}")
+    return CascadePlan(
+        first=stages[0],
+        second=stages[1],
+        pass_share=pass_share,
+        max_rows=table.integer("max_rows", 20_000, minimum=1),
+        seed=table.integer("seed", 0),
     )
 
 

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from probes.fields import Fields
-from probes.fit.plan_common import read_selector
+from probes.fit.plan_common import read_hook_points, read_selector
 from probes.fit.select import Selector
 
 
@@ -58,7 +58,22 @@ class QUEPlan:
     seed: int
 
 
-BenignPlan = DiagonalPlan | RelativePlan | NearestPlan | QUEPlan
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LayerDeltaPlan:
+    """
+    Layer-delta consistency; see `probes.fit.layer_delta.fit_layer_delta`.
+
+    Attributes:
+        hook_points: Where it reads; all of the data set's where it is empty.
+    """
+
+    hook_points: tuple[str, ...]
+    rank: int | None
+    max_rows: int
+    seed: int
+
+
+BenignPlan = DiagonalPlan | RelativePlan | NearestPlan | QUEPlan | LayerDeltaPlan
 
 
 def _read_diagonal(table: Fields) -> DiagonalPlan:
@@ -106,11 +121,22 @@ def _read_que(table: Fields) -> QUEPlan:
     )
 
 
+def _read_layer_delta(table: Fields) -> LayerDeltaPlan:
+    max_rows, seed = _drawn(table, 50_000)
+    return LayerDeltaPlan(
+        hook_points=read_hook_points(table, "hook_points"),
+        rank=_rank(table),
+        max_rows=max_rows,
+        seed=seed,
+    )
+
+
 BENIGN_READERS: dict[str, Callable[[Fields], BenignPlan]] = {
     "diagonal": _read_diagonal,
     "relative_mahalanobis": _read_relative,
     "nearest": _read_nearest,
     "que": _read_que,
+    "layer_delta": _read_layer_delta,
 }
 
 

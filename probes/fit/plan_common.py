@@ -6,6 +6,7 @@ from typing import TypeVar
 
 from probes.fields import Fields
 from probes.fit.select import TOKENS, Selector
+from probes.hooks import check_hook_point
 
 _T = TypeVar("_T")
 
@@ -47,6 +48,18 @@ def read_tokens(table: Fields, default: str) -> str:
     if tokens not in TOKENS:
         table.fail("tokens", f"expected one of {list(TOKENS)}, found {tokens!r}")
     return tokens
+
+
+def read_hook_points(table: Fields, key: str) -> tuple[str, ...]:
+    """Two hook points or more, all different; none where *key* is not there."""
+    if not table.has(key):
+        return ()
+    hook_points = table.texts(key)
+    for hook_point in hook_points:
+        named(table, key, check_hook_point, hook_point)
+    if len(set(hook_points)) < len(hook_points) or len(hook_points) < 2:
+        table.fail(key, f"expected different ones, found {hook_points}")
+    return tuple(hook_points)
 
 
 def made(table: Fields, make: Callable[[], _T]) -> _T:

@@ -13,6 +13,7 @@ from probes.aggregate import (
 )
 from probes.fields import Fields
 from probes.fit.plan_common import LabelledPlan
+from probes.fit.plan_ensemble import read_ensemble
 from probes.fit.plan_linear import (
     read_all_layers,
     read_contrast,
@@ -30,6 +31,7 @@ READERS: dict[str, Callable[[Fields], LabelledPlan]] = {
     "contrast": read_contrast,
     "persona": read_persona,
     "all_layers": read_all_layers,
+    "ensemble": read_ensemble,
     "mlp": read_mlp,
     "attention": read_attention,
     "multi_max": read_multi_max,

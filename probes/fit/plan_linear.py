@@ -8,12 +8,11 @@ from probes.fit.logistic import LogisticOptions
 from probes.fit.plan_common import (
     LabelledPlan,
     made,
-    named,
+    read_hook_points,
     read_kinds,
     read_tokens,
 )
 from probes.fit.select import Selector
-from probes.hooks import check_hook_point
 
 SOLVERS = ("memory", "stream")
 
@@ -80,21 +79,15 @@ def read_logistic(table: Fields) -> LogisticPlan | StreamPlan:
     """Read ``family = "logistic"``, in memory or in passes by its *solver*."""
     kinds = read_kinds(table)
     if read_solver(table) == "memory":
-        options = _read_options(table)
+        options = read_options(table)
         return LogisticPlan(positive=kinds[0], negative=kinds[1], options=options)
     return _read_regression(table, kinds, None)
 
 
 def read_all_layers(table: Fields) -> StreamPlan:
     """Read ``family = "all_layers"``: one regression over several hook points."""
-    hook_points: list[str] = []
-    if table.has("hook_points"):
-        hook_points = table.texts("hook_points")
-        for hook_point in hook_points:
-            named(table, "hook_points", check_hook_point, hook_point)
-        if len(set(hook_points)) < len(hook_points) or len(hook_points) < 2:
-            table.fail("hook_points", f"expected different ones, found {hook_points}")
-    return _read_regression(table, read_kinds(table), tuple(hook_points))
+    hook_points = read_hook_points(table, "hook_points")
+    return _read_regression(table, read_kinds(table), hook_points)
 
 
 def read_mass_mean(table: Fields) -> StreamPlan:
@@ -131,7 +124,7 @@ def read_persona(table: Fields) -> PersonaPlan:
         options=PersonaOptions(
             persona=table.text("persona"),
             n_components=table.integer("n_components", minimum=1),
-            logistic=_read_options(table, has_rounds=False),
+            logistic=read_options(table, has_rounds=False),
         ),
     )
 
@@ -144,7 +137,7 @@ def read_solver(table: Fields) -> str:
     return solver
 
 
-def _read_options(
+def read_options(
     table: Fields, *, has_rounds: bool = True, has_rows: bool = True
 ) -> LogisticOptions:
     """Options of a regression, but for those that it would not use."""
@@ -176,7 +169,7 @@ def _read_regression(
     kinds: tuple[Selector, Selector | None],
     hook_points: tuple[str, ...] | None,
 ) -> StreamPlan:
-    options = _read_options(table, has_rows=False)
+    options = read_options(table, has_rows=False)
     return StreamPlan(
         positive=kinds[0],
         negative=kinds[1],

@@ -11,6 +11,7 @@ from probes.detector import Detector
 from probes.errors import ArtifactError, RecipeError
 from probes.fit.benign import fit_diagonal, fit_nearest, fit_que, fit_relative
 from probes.fit.calibrate import calibrate
+from probes.fit.cascade import fit_cascade
 from probes.fit.labelled import (
     check_hook_points,
     fit_labelled,
@@ -18,9 +19,11 @@ from probes.fit.labelled import (
     negative_of,
     stream_task,
 )
+from probes.fit.layer_delta import fit_layer_delta
 from probes.fit.mahalanobis import fit_mahalanobis
 from probes.fit.novelty import fit_novelty
 from probes.fit.plan import (
+    CascadePlan,
     DetectorPlan,
     MahalanobisPlan,
     NoveltyPlan,
@@ -31,6 +34,7 @@ from probes.fit.plan import (
 from probes.fit.plan_benign import (
     BenignPlan,
     DiagonalPlan,
+    LayerDeltaPlan,
     NearestPlan,
     QUEPlan,
     RelativePlan,
@@ -39,6 +43,7 @@ from probes.fit.plan_common import LabelledPlan
 from probes.fit.select import Selector, select_requests
 from probes.fit.streamed import fit_streamed
 from probes.fit.trajectories import trajectories
+from probes.hooks import layer_of
 from probes.identity import check_same_identity
 from probes.sae import SAEFeatureDetector
 from probes.sae_formats import SAE, load_saelens
@@ -186,8 +191,28 @@ def _fit(plan: DetectorPlan, dataset: Dataset, progress: Progress) -> Detector:
                 max_features=novelty.max_features,
                 seed=novelty.seed,
             )
+        case CascadePlan() as cascade:
+            return fit_cascade(
+                dataset,
+                name=plan.name,
+                first=_fit_stage(cascade.first, dataset, progress),
+                second=_fit_stage(cascade.second, dataset, progress),
+                benign=_benign(plan, dataset),
+                aggregator=plan.aggregator,
+                pass_share=cascade.pass_share,
+                max_rows=cascade.max_rows,
+                seed=cascade.seed,
+            )
         case _ as benign:
             return _fit_benign(plan, benign, dataset)
+
+
+def _fit_stage(plan: DetectorPlan, dataset: Dataset, progress: Progress) -> Detector:
+    """A detector within another: it shares its passes with none."""
+    if not is_streamed(plan):
+        return _fit(plan, dataset, progress)
+    task = stream_task(plan, dataset)
+    return fit_streamed(dataset, [task], progress=progress)[plan.name]
 
 
 def _fit_benign(plan: DetectorPlan, family: BenignPlan, dataset: Dataset) -> Detector:
@@ -200,6 +225,15 @@ def _fit_benign(plan: DetectorPlan, family: BenignPlan, dataset: Dataset) -> Det
         "seed": family.seed,
     }
     match family:
+        case LayerDeltaPlan():
+            del common["hook_point"]
+            several = family.hook_points or tuple(dataset.activations)
+            return fit_layer_delta(
+                dataset,
+                hook_points=sorted(several, key=layer_of),
+                rank=family.rank,
+                **common,
+            )
         case DiagonalPlan():
             return fit_diagonal(dataset, **common)
         case RelativePlan():

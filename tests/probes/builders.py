@@ -22,7 +22,6 @@ from probes import (
     Max,
     Mean,
     MLPProbe,
-    ModelIdentity,
     MultiLayerProbe,
     MultiMax,
     MultiMaxProbe,
@@ -37,10 +36,17 @@ from probes.reconstruction import SAEReconstruction
 from probes.relative import RelativeMahalanobis
 from probes.sae_formats.record import SAE
 from probes.topk import TopKFeatureDetector
-
-D_MODEL = 12
-HOOK_POINT = "blocks.1.hook_resid_post"
-LATER_HOOK_POINT = "blocks.10.hook_resid_post"
+from tests.probes.base import D_MODEL as D_MODEL
+from tests.probes.base import HOOK_POINT as HOOK_POINT
+from tests.probes.base import LATER_HOOK_POINT as LATER_HOOK_POINT
+from tests.probes.base import floats as floats
+from tests.probes.base import identity as identity
+from tests.probes.layer_builders import (
+    cascade,
+    ensemble,
+    layer_delta,
+    layer_directions,
+)
 
 
 def require_sklearn() -> None:
@@ -51,25 +57,6 @@ def require_sklearn() -> None:
     if os.environ.get("CI") == "true":
         pytest.fail(message)
     pytest.skip(message, allow_module_level=True)
-
-
-def floats(*shape: int, seed: int = 0) -> Float32:
-    """Normal numbers of *shape*, float32."""
-    return np.random.default_rng(seed).normal(size=shape).astype(np.float32)
-
-
-def identity(**changes: str | int) -> ModelIdentity:
-    """The identity of a model that does not exist."""
-    fields: dict[str, str | int] = {
-        "model": "tiny",
-        "config_sha256": "c" * 64,
-        "weights_sha256": "a" * 64,
-        "tokenizer_sha256": "7" * 64,
-        "d_model": D_MODEL,
-        "n_layers": 11,
-        "dtype": "float32",
-    }
-    return ModelIdentity(**(fields | changes))  # type: ignore[arg-type]
 
 
 def linear(name: str = "linear", hook_point: str = HOOK_POINT) -> LinearProbe:
@@ -278,6 +265,16 @@ def detectors() -> list[Detector]:
         nearest(is_normalised=True),
         nearest(is_normalised=False),
         bilinear(),
+        layer_delta(),
+        layer_directions(),
+        cascade(linear(), mlp()),
+        cascade(linear(), relative()),
+        cascade(sae_features(), nearest(is_normalised=True)),
+        cascade(linear(), topk_features()),
+        cascade(linear(), layer_delta()),
+        ensemble("mean"),
+        ensemble("max"),
+        ensemble("logistic"),
         multilayer(),
         mlp(n_hidden=0),
         mlp(n_hidden=2),

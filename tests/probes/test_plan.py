@@ -14,6 +14,7 @@ from probes.fit.plan import load_recipe
 from probes.fit.plan_benign import BENIGN_READERS
 from probes.fit.plan_labelled import READERS
 
+OTHERS = ("cascade", "mahalanobis", "sae", "sae_novelty")
 EXAMPLE = Path(__file__).resolve().parents[2] / "deploy" / "recipe.toml"
 
 
@@ -24,7 +25,7 @@ def test_example_recipe_is_one() -> None:
     recipe = load_recipe(EXAMPLE)
 
     shown = set(re.findall(r'^family = "(\w+)"', EXAMPLE.read_text(), re.MULTILINE))
-    assert {*READERS, *BENIGN_READERS, "mahalanobis", "sae", "sae_novelty"} == shown
+    assert {*READERS, *BENIGN_READERS, *OTHERS} == shown
     assert len(recipe.detectors) == EXAMPLE.read_text().count("[[detector]]")
 
 
