@@ -302,32 +302,55 @@ class Monitor:
     def _advance(self, batch: StepBatch, scored: ScoredRows) -> list[LiveRequest]:
         """Count every row of *batch*; return its requests in row order."""
         requests: list[LiveRequest] = []
+        counts = count_fates(batch, scored.fates)
+        n_scored = counts[:, SCORED]
         facts = zip(
             batch.request_ids,
             batch.first_positions.tolist(),
-            batch.n_cached.tolist(),
-            batch.n_prompt_tokens.tolist(),
-            count_fates(batch, scored.fates).tolist(),
+            n_scored.tolist(),
+            (counts.sum(axis=1) == n_scored).tolist(),
             strict=True,
         )
-        for request_id, first_position, n_cached, n_prompt_tokens, n_by_fate in facts:
-            key = (batch.engine, request_id)
-            live = self._live.get(key)
-            if live is None:
-                live = self._begin(key)
-                cached = min(n_cached, first_position)
-                live.lose_until(cached, LossReason.PREFIX_CACHED, self.totals)
+        n_usual = 0
+        for i, (request_id, first_position, n_rows, is_scored) in enumerate(facts):
+            live = self._live.get((batch.engine, request_id))
+            if live is None or not is_scored or live.next_position != first_position:
+                requests.append(self._advance_one(batch, i, counts[i].tolist()))
+                continue
+            # As nearly always: known, all rows scored, where it had stopped.
             live.last_step = batch.step
-            live.n_prompt_tokens = max(live.n_prompt_tokens, n_prompt_tokens)
-            if any(n_by_fate):
-                self._lose_hole(batch.engine, live, first_position)
-            self.totals.n_repeated += n_by_fate[REPEATED]
-            live.count_rows(n_by_fate[SCORED], None, self.totals)
-            for fate, reason in FATE_REASONS.items():
-                if n_by_fate[fate]:
-                    live.count_rows(n_by_fate[fate], reason, self.totals)
+            live.next_position += n_rows
+            live.coverage.n_expected += n_rows
+            live.coverage.n_scored += n_rows
+            n_usual += n_rows
             requests.append(live)
+        self.totals.tokens.n_expected += n_usual
+        self.totals.tokens.n_scored += n_usual
+        for live, n in zip(requests, batch.n_prompt_tokens.tolist(), strict=True):
+            if n > live.n_prompt_tokens:
+                live.n_prompt_tokens = n
         return requests
+
+    def _advance_one(
+        self, batch: StepBatch, index: int, n_by_fate: Sequence[int]
+    ) -> LiveRequest:
+        """Count the rows of one request of *batch*, by their fate."""
+        key = (batch.engine, batch.request_ids[index])
+        first_position = int(batch.first_positions[index])
+        live = self._live.get(key)
+        if live is None:
+            live = self._begin(key)
+            cached = min(int(batch.n_cached[index]), first_position)
+            live.lose_until(cached, LossReason.PREFIX_CACHED, self.totals)
+        live.last_step = batch.step
+        if any(n_by_fate):
+            self._lose_hole(batch.engine, live, first_position)
+        self.totals.n_repeated += n_by_fate[REPEATED]
+        live.count_rows(n_by_fate[SCORED], None, self.totals)
+        for fate, reason in FATE_REASONS.items():
+            if n_by_fate[fate]:
+                live.count_rows(n_by_fate[fate], reason, self.totals)
+        return live
 
     def _finish(self, key: Key, *, is_end_seen: bool) -> Finished:
         live = self._live.pop(key, None) or LiveRequest(slot=-1, number=-1)

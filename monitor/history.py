@@ -37,6 +37,14 @@ class RequestHistory:
         return scores
 
 
+NO_HISTORY = RequestHistory(
+    np.empty(0, dtype=np.int64),
+    np.empty((0, 0), dtype=np.float32),
+    np.empty(0, dtype=np.int32),
+)
+"""Of a request that nobody looks up."""
+
+
 class TokenHistory:
     """A ring of scored tokens: the oldest make room for the newest."""
 

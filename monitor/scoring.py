@@ -1,6 +1,5 @@
 """Scores the rows of one step with every detector, without a request's state."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -8,7 +7,7 @@ from numpy.typing import NDArray
 
 from monitor.records import NOT_WRITTEN, LossReason, StepBatch
 from probes.bank import ProjectionBank
-from probes.detector import Detector, evidence_of
+from probes.evidence import Evidence, Scorer
 
 SCORED = 0
 """Row fate: it has evidence."""
@@ -21,6 +20,7 @@ FATE_REASONS: dict[int, LossReason] = {
     5: LossReason.REFUSED,
 }
 """Row fates that are losses. A loss reason that a row itself can have, once."""
+_NOTHING = Evidence(np.empty((0, 0), dtype=np.float32), {})
 _FATES = {reason: fate for fate, reason in FATE_REASONS.items()}
 
 
@@ -34,15 +34,12 @@ class ScoredRows:
 
         rows: int64 of shape (n_scored,); the scored rows, in order.
 
-        evidence: Per detector, float32 of shape (n_scored, m).
-
-        scores: float32 of shape (n_scored, n_detectors): what the record shows.
+        evidence: Of the scored rows.
     """
 
     fates: NDArray[np.uint8]
     rows: NDArray[np.int64]
-    evidence: tuple[NDArray[np.float32], ...]
-    scores: NDArray[np.float32]
+    evidence: Evidence
 
 
 def refusal_of(batch: StepBatch, bank_digest: str) -> LossReason | None:
@@ -56,7 +53,7 @@ def score_rows(
     batch: StepBatch,
     repeated: NDArray[np.bool_],
     bank: ProjectionBank,
-    detectors: Sequence[Detector],
+    scorer: Scorer,
 ) -> ScoredRows:
     """
     Score the rows of *batch* that are not *repeated* (n_rows,).
@@ -70,31 +67,20 @@ def score_rows(
         fates[~repeated] = _FATES[reason]
     if not (fates == SCORED).any():
         nothing = np.empty(0, dtype=np.int64)
-        no_scores = np.empty((0, len(detectors)), dtype=np.float32)
-        return ScoredRows(fates=fates, rows=nothing, evidence=(), scores=no_scores)
+        return ScoredRows(fates=fates, rows=nothing, evidence=_NOTHING)
     for norms in batch.squared_norms.values():
         fates[(fates == SCORED) & (norms == NOT_WRITTEN)] = _FATES[
             LossReason.TAP_SILENT
         ]
     # Arithmetic on rows that will be thrown out may overflow; it is checked below.
     with np.errstate(all="ignore"):
-        evidence = _evidence(batch, bank, detectors, fates)
+        evidence = _evidence(batch, bank, scorer, fates)
     rows = np.flatnonzero(fates == SCORED)
-    is_finite = np.ones(len(rows), dtype=np.bool_)
-    for found in evidence:
-        is_finite &= np.isfinite(found).all(axis=1)
-    fates[rows[~is_finite]] = _FATES[LossReason.NOT_FINITE]
-    kept = tuple(found[is_finite] for found in evidence)
-    scores = [
-        detector.aggregator.token_scores(found)
-        for detector, found in zip(detectors, kept, strict=True)
-    ]
-    return ScoredRows(
-        fates=fates,
-        rows=rows[is_finite],
-        evidence=kept,
-        scores=np.stack(scores, axis=1),
-    )
+    is_finite = evidence.is_finite()
+    if not is_finite.all():
+        fates[rows[~is_finite]] = _FATES[LossReason.NOT_FINITE]
+        rows, evidence = rows[is_finite], evidence.rows(is_finite)
+    return ScoredRows(fates=fates, rows=rows, evidence=evidence)
 
 
 def count_fates(batch: StepBatch, fates: NDArray[np.uint8]) -> NDArray[np.int64]:
@@ -110,9 +96,9 @@ def count_fates(batch: StepBatch, fates: NDArray[np.uint8]) -> NDArray[np.int64]
 def _evidence(
     batch: StepBatch,
     bank: ProjectionBank,
-    detectors: Sequence[Detector],
+    scorer: Scorer,
     fates: NDArray[np.uint8],
-) -> list[NDArray[np.float32]]:
+) -> Evidence:
     """Evidence of the rows still to be scored; non-finite ones are marked first."""
     if batch.activations:
         columns, norms = bank.project(dict(batch.activations))
@@ -121,11 +107,11 @@ def _evidence(
     for hook_point, values in columns.items():
         is_finite = np.isfinite(values).all(axis=1) & np.isfinite(norms[hook_point])
         fates[(fates == SCORED) & ~is_finite] = _FATES[LossReason.NOT_FINITE]
-    rows = np.flatnonzero(fates == SCORED)
-    columns = {hook_point: values[rows] for hook_point, values in columns.items()}
-    norms = {hook_point: values[rows] for hook_point, values in norms.items()}
-    whole = {hook_point: x[rows] for hook_point, x in batch.activations.items()}
-    return [
-        evidence_of(d, bank.columns_of(d.name, columns, norms), whole)
-        for d in detectors
-    ]
+    whole = dict(batch.activations)
+    is_scored = fates == SCORED
+    if not is_scored.all():
+        columns, norms, whole = (
+            {hook_point: values[is_scored] for hook_point, values in arrays.items()}
+            for arrays in (columns, norms, whole)
+        )
+    return scorer.evidence(columns, norms, whole)

@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from monitor.ended import Key
-from monitor.history import TokenHistory
+from monitor.history import NO_HISTORY, TokenHistory
 from monitor.judging import Judge, Judgement
 from monitor.live import LiveRequest, peak
 from monitor.records import Flag, RequestSummary, StepBatch, Verdict
@@ -18,6 +18,7 @@ from probes.arrays import Float64
 from probes.bank import ProjectionBank
 from probes.calibration import Calibration, Peaks
 from probes.detector import Detector
+from probes.evidence import Scorer
 
 _LARGEST_NUMBER = (1 << 31) - 1
 
@@ -36,6 +37,7 @@ class Watch:
     ) -> None:
         self._bank = bank
         self._detectors = tuple(detectors)
+        self._scorer = Scorer(bank, self._detectors)
         self._peaks = Peaks(self._detectors, calibration)
         self._history = TokenHistory(len(self._detectors), max_history_bytes)
         self._judge = Judge(calibration, self._peaks, discovery_rate)
@@ -53,7 +55,7 @@ class Watch:
 
     def score(self, batch: StepBatch, repeated: NDArray[np.bool_]) -> ScoredRows:
         """Score the rows of *batch* that are not *repeated*. Changes nothing."""
-        return score_rows(batch, repeated, self._bank, self._detectors)
+        return score_rows(batch, repeated, self._bank, self._scorer)
 
     def take_in(
         self,
@@ -84,7 +86,7 @@ class Watch:
         self._history.write(
             numbers[owners],
             positions[scored.rows],
-            scored.scores,
+            scored.evidence.scores.T,
             batch.token_ids[scored.rows],
         )
         crossed = self._peaks.crossed_running(slots)
@@ -112,7 +114,9 @@ class Watch:
                 judgement = self._judge.judge(live.slot, is_whole=is_whole)
             self._peaks.give_back(live.slot)
         names = [d.name for d in self._detectors]
-        n_tokens = live.next_position if live.flagged else 0
+        history = NO_HISTORY
+        if live.flagged:
+            history = self._history.of(live.number, live.next_position)
         return flags, summarize(
             key,
             live,
@@ -120,7 +124,7 @@ class Watch:
             judgement,
             dict(zip(names, statistics.tolist(), strict=True)),
             dict(zip(names, margins.tolist(), strict=True)),
-            self._history.of(live.number, n_tokens),
+            history,
         )
 
     def _flag(

@@ -125,7 +125,8 @@ def evidence_of(
         ActivationShapeError: The arrays do not fit, or *detector* reads whole
             activations and there are none.
     """
-    if isinstance(detector, ActivationDetector) and activations:
+    # In this order: asking for a protocol takes longer than most heads.
+    if activations and isinstance(detector, ActivationDetector):
         return detector.head_on_activations(columns, activations)
     return detector.head(columns)
 

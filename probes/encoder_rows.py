@@ -78,9 +78,7 @@ class EncoderRows:
             products = wide.reshape(len(wide), len(self.hook_points), k).sum(axis=1)
         else:
             products = wide[:, :k] / self._spread(wide)[:, None]
-        wide_pre = np.clip(products + self.bias, -FLOAT32_MAX, FLOAT32_MAX)
-        pre: Float32 = wide_pre.astype(np.float32)
-        return pre
+        return clipped(products + self.bias)
 
     def _spread(self, columns: Float64) -> Float64:
         """What the normalisation divides by, (n_tokens,); 1 for a row without any."""
@@ -92,3 +90,8 @@ class EncoderRows:
             spread = np.sqrt(np.maximum(variance, 0)) + self.norm_eps
         found: Float64 = np.where(spread == 0, 1.0, spread)
         return found
+
+
+def clipped(pre_activations: Float64) -> Float32:
+    """As float32, the largest where they are beyond it."""
+    return np.clip(pre_activations, -FLOAT32_MAX, FLOAT32_MAX).astype(np.float32)

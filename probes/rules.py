@@ -47,19 +47,7 @@ class FeatureRule:
         Returns:
             Of shape (n_tokens, 1), float32; NaN where a feature is.
         """
-        wide = features.astype(np.float64)
-        excess = wide - self.levels
-        if self.kind == "weighted_sum":
-            found = wide @ self.weights.astype(np.float64)
-        elif self.kind == "any":
-            found = np.maximum(excess.max(axis=1), 0)
-        elif self.kind == "all":
-            found = np.maximum(excess.min(axis=1), 0)
-        else:
-            found = (excess > 0).sum(axis=1).astype(np.float64)
-            found[np.isnan(excess).any(axis=1)] = np.nan
-        clipped = np.clip(found, -FLOAT32_MAX, FLOAT32_MAX)
-        return clipped.astype(np.float32)[:, None]
+        return rule_evidence(self.kind, features, self.weights, self.levels)[:, None]
 
     def may_hold(self, bounds: Float32, slack: Float32) -> NDArray[np.bool_]:
         """
@@ -76,3 +64,35 @@ class FeatureRule:
         judge = np.logical_and if self.kind == "all" else np.logical_or
         found: NDArray[np.bool_] = judge.reduce(may_be_on, axis=1)
         return found
+
+
+def rule_evidence(
+    kind: str, features: Float32, weights: Float32, levels: Float32
+) -> Float32:
+    """
+    What rules of one *kind* say of *features* of shape (..., k), at least 0.
+
+    Args:
+        kind: One of `RULES`.
+
+        features: NaN gives NaN.
+
+        weights: Of a shape that fits *features*.
+
+        levels: As *weights*.
+
+    Returns:
+        Of shape (...), float32.
+    """
+    wide = features.astype(np.float64)
+    if kind == "weighted_sum":
+        found = (wide * weights).sum(axis=-1)
+    elif kind == "count":
+        excess = wide - levels
+        found = (excess > 0).sum(axis=-1).astype(np.float64)
+        found[np.isnan(excess).any(axis=-1)] = np.nan
+    else:
+        choose = np.maximum if kind == "any" else np.minimum
+        found = np.maximum(choose.reduce(wide - levels, axis=-1), 0)
+    evidence: Float32 = np.clip(found, -FLOAT32_MAX, FLOAT32_MAX).astype(np.float32)
+    return evidence

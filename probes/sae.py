@@ -85,6 +85,7 @@ class SAEFeatureDetector:
     levels: Float32
     aggregator: Aggregator
     projections: tuple[Projection, ...] = field(init=False, repr=False)
+    has_competition: bool = field(init=False, repr=False)
     _rows: EncoderRows = field(init=False, repr=False)
     _rule: FeatureRule = field(init=False, repr=False)
 
@@ -113,6 +114,8 @@ class SAEFeatureDetector:
         rule = FeatureRule(
             kind=self.rule, weights=self.feature_weights, levels=self.levels
         )
+        has_competition = bool((np.diff(self.groups) == 0).any())
+        object.__setattr__(self, "has_competition", has_competition)
         object.__setattr__(self, "_rows", rows)
         object.__setattr__(self, "_rule", rule)
         object.__setattr__(self, "projections", rows.projections())
@@ -173,18 +176,15 @@ class SAEFeatureDetector:
         """Normalise, activate, compete, judge; see `probes.detector.Detector.head`."""
         check_columns(self, columns)
         pre = self._rows.pre_activations(columns)
-        scaled = self.gains * pre.astype(np.float64) + self.shifts
-        # Not "above the gate": a NaN must stay one, not look like a feature off.
-        on = np.where(pre <= self.gates, 0, np.maximum(scaled, 0))
-        features = np.minimum(on, FLOAT32_MAX).astype(np.float32)
+        features = rectify(pre, self.gates, self.gains, self.shifts)
         return self._rule.evidence(self._winners(features)[:, self.watched])
 
     def _winners(self, features: Float32) -> Float32:
         """*features* (n_tokens, k), 0 where another of the group is larger."""
+        if not self.has_competition:
+            return features
         starts = np.flatnonzero(np.diff(self.groups, prepend=-1))
         sizes = np.diff(starts, append=len(self.groups))
-        if (sizes == 1).all():
-            return features
         best = np.maximum.reduceat(features, starts, axis=1)
         is_best = ~(features < np.repeat(best, sizes, axis=1))
         # Of equal ones the first: a later one has an equal before it in its group.
@@ -214,6 +214,19 @@ class SAEFeatureDetector:
             )
         if n_sources > 1 and self.input_norm != "none":
             raise ValueError(f"{what}: input_norm: expected 'none' of several sources")
+
+
+def rectify(pre: Float32, gates: Float32, gains: Float32, shifts: Float32) -> Float32:
+    """
+    Features of shape (n_tokens, k) that no other competes with, from *pre*.
+
+    ``max(gains pre + shifts, 0)`` where ``pre > gates``, else 0.
+    """
+    scaled = gains * pre.astype(np.float64) + shifts
+    # Not "above the gate": a NaN must stay one, not look like a feature off.
+    on = np.where(pre <= gates, 0, np.maximum(scaled, 0))
+    features: Float32 = np.minimum(on, FLOAT32_MAX).astype(np.float32)
+    return features
 
 
 def check_features(name: str, sae: SAE, features: Sequence[int]) -> None:

@@ -113,6 +113,10 @@ class Segments:
             next segment.
         """
         n_active, n_earlier, m = earlier.shape
+        if len(self.values) == n_active:
+            # A decode step: each request has one row, which is its window's last.
+            joined = np.concatenate([earlier, self.values[:, None]], axis=1)
+            return joined.swapaxes(1, 2), joined[:, 1:]
         # Each request's rows behind its earlier ones, in one array.
         before = np.arange(1, n_active + 1) * n_earlier
         rows = np.arange(len(self.values)) + np.repeat(before, self.lengths)

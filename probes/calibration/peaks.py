@@ -5,10 +5,11 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from probes.arrays import Float32, Float64, Int64
+from probes.arrays import Float64, Int64
 from probes.calibration.lengths import pieces
 from probes.calibration.record import Calibration
 from probes.detector import Detector
+from probes.evidence import Evidence
 from probes.running import RunningStatistics
 
 
@@ -66,7 +67,7 @@ class Peaks:
     def update(
         self,
         slots: Int64,
-        evidence: Sequence[Float32],
+        evidence: Evidence,
         row_offsets: Int64,
         is_answer: NDArray[np.bool_],
     ) -> None:
@@ -81,20 +82,19 @@ class Peaks:
             some = slots[piece.requests]
             statistics = self._running.update(
                 some,
-                [one[piece.rows] for one in evidence],
+                evidence.rows(piece.rows),
                 piece.row_offsets,
                 is_answer[piece.rows],
             )
             self.statistics[some] = statistics
             heights = self._calibration.heights(statistics, piece.bins)
             is_new = (heights > self.peaks[some]) | ~self._is_monotone
-            self.peaks[some] = np.where(is_new, heights, self.peaks[some])
-            self._peak_statistics[some] = np.where(
-                is_new, statistics, self._peak_statistics[some]
-            )
-            self._peak_bins[some] = np.where(
-                is_new, piece.bins[:, None], self._peak_bins[some]
-            )
+            # Few are, in most steps.
+            which, detectors = np.nonzero(is_new)
+            places = some[which], detectors
+            self.peaks[places] = heights[is_new]
+            self._peak_statistics[places] = statistics[is_new]
+            self._peak_bins[places] = piece.bins[which]
 
     def crossed_running(self, slots: Int64) -> NDArray[np.bool_]:
         """

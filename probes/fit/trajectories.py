@@ -7,11 +7,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from probes.aggregate import is_answer
-from probes.arrays import Float32, Float64, Int64
+from probes.arrays import Float64, Int64
 from probes.bank import ProjectionBank
 from probes.calibration.lengths import bins_of, pieces
 from probes.dataset import Dataset
-from probes.detector import Detector, evidence_of
+from probes.detector import Detector
+from probes.evidence import Evidence, Scorer
 from probes.fit.evaluate import groups_of
 from probes.running import RunningStatistics
 
@@ -109,16 +110,14 @@ def trajectories(
     lengths = np.array([dataset.requests[i].n_rows for i in scored], dtype=np.int64)
     grid = length_grid(int(lengths.max(initial=1)))
     bank = ProjectionBank.compile(detectors)
+    scorer = Scorer(bank, detectors)
     parts = [np.empty((0, len(grid), len(detectors)))]
     n_done = 0
     for group in groups_of(dataset, scored):
         rows = np.concatenate([np.r_[dataset.rows_of(i)] for i in group])
         whole = {h: dataset.activations[h][rows] for h in bank.hook_points}
         columns, norms = bank.project(whole)
-        evidence = [
-            evidence_of(d, bank.columns_of(d.name, columns, norms), whole)
-            for d in detectors
-        ]
+        evidence = scorer.evidence(columns, norms, whole)
         n_rows = lengths[n_done : n_done + len(group)]
         n_prompt = [dataset.requests[i].n_prompt_tokens for i in group]
         positions = dataset.positions[rows].astype(np.int64)
@@ -137,7 +136,7 @@ def trajectories(
 
 def follow(
     detectors: Sequence[Detector],
-    evidence: Sequence[Float32],
+    evidence: Evidence,
     n_tokens: Int64,
     is_answer: NDArray[np.bool_],
     grid: Int64,
@@ -148,7 +147,7 @@ def follow(
     Args:
         detectors: A detector set.
 
-        evidence: Of each, (n_rows, m), float32, request by request.
+        evidence: Of n_rows tokens, request by request.
 
         n_tokens: Of shape (n_requests,): rows of each request.
 
@@ -165,7 +164,7 @@ def follow(
     for piece in pieces(np.zeros_like(n_tokens), offsets, grid):
         found = running.update(
             piece.requests,
-            [one[piece.rows] for one in evidence],
+            evidence.rows(piece.rows),
             piece.row_offsets,
             is_answer[piece.rows],
         )

@@ -41,6 +41,7 @@ from probes.aggregate import (
 )
 from probes.arrays import Float32, Int64
 from probes.calibration import Calibration, Peaks
+from probes.evidence import Evidence
 from probes.fit.calibrate import calibrate
 from probes.fit.plan_calibration import CalibrationPlan
 from probes.fit.trajectories import Trajectories, follow, length_grid
@@ -125,7 +126,11 @@ def fit(benign: Requests, plan: CalibrationPlan) -> Calibration:
             grid=grid,
             n_tokens=benign.n_tokens,
             statistics=follow(
-                probes, benign.evidence, benign.n_tokens, everywhere, grid
+                probes,
+                Evidence.of(probes, benign.evidence),
+                benign.n_tokens,
+                everywhere,
+                grid,
             ),
             is_monotone=np.array([p.aggregator.is_monotone for p in probes]),
         ),
@@ -143,7 +148,8 @@ def flagged(
     first_rows = tested.n_tokens.cumsum() - tested.n_tokens
     cuts = np.sort(rng.uniform(0, 1, (n, 3)), axis=1) * tested.n_tokens[:, None]
     ends = np.column_stack([cuts.astype(np.int64), tested.n_tokens])
-    peaks = Peaks(detectors(), calibration, n_slots=n)
+    probes = detectors()
+    peaks = Peaks(probes, calibration, n_slots=n)
     slots = np.array([peaks.take() for _ in range(n)])
     is_flagged = np.zeros(n, dtype=np.bool_)
     before = np.zeros(n, dtype=np.int64)
@@ -152,7 +158,7 @@ def flagged(
         offsets = np.concatenate([[0], lengths.cumsum()])
         rows = np.repeat(first_rows + before - offsets[:-1], lengths)
         rows = rows + np.arange(offsets[-1])
-        step = [one[rows] for one in tested.evidence]
+        step = Evidence.of(probes, [one[rows] for one in tested.evidence])
         peaks.update(slots, step, offsets, np.ones(len(rows), dtype=np.bool_))
         is_flagged |= peaks.crossed_running(slots).any(axis=1)
         before = end

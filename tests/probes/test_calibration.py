@@ -14,6 +14,7 @@ require_sklearn()
 from probes.aggregate import Aggregator, Last, Max, Mean
 from probes.arrays import Float32, Int64
 from probes.calibration import Calibration, Peaks, fixed_thresholds
+from probes.evidence import Evidence
 from probes.fit.calibrate import calibrate
 from probes.fit.intervals import (
     clopper_pearson,
@@ -64,7 +65,9 @@ def walk(n_tokens: Int64, evidence: list[Float32]) -> Trajectories:
     return Trajectories(
         grid=grid,
         n_tokens=n_tokens,
-        statistics=follow(probes(), evidence, n_tokens, everywhere, grid),
+        statistics=follow(
+            probes(), Evidence.of(probes(), evidence), n_tokens, everywhere, grid
+        ),
         is_monotone=np.array([a.is_monotone for a in AGGREGATORS]),
     )
 
@@ -151,7 +154,7 @@ def run(
             ]
         )
         offsets = np.concatenate([[0], (end - before).cumsum()])
-        step = [one[rows] for one in evidence]
+        step = Evidence.of(probes(), [one[rows] for one in evidence])
         peaks.update(slots, step, offsets, np.ones(len(rows), dtype=np.bool_))
         on_the_way |= peaks.crossed_running(slots)
         before = end
@@ -241,9 +244,9 @@ def test_longer_than_all_that_was_seen_is_not_judged() -> None:
     evidence = [np.zeros((100, 1), dtype=np.float32) for _ in NAMES]
     for one in evidence:
         one[64:] = 1e9
-    peaks.update(
-        np.array([slot]), evidence, np.array([0, 100]), np.ones(100, dtype=np.bool_)
-    )
+    everywhere = np.ones(100, dtype=np.bool_)
+    step = Evidence.of(probes(), evidence)
+    peaks.update(np.array([slot]), step, np.array([0, 100]), everywhere)
 
     assert peaks.is_beyond(slot)
     assert not peaks.crossed_at_end(slot).any()
