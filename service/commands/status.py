@@ -45,7 +45,15 @@ def run(args: argparse.Namespace) -> int:
         _print_counts("lost", status.n_tokens_lost)
         _print_counts("requests", status.n_requests)
         _print_counts("flags", status.n_flags)
+        _print_counts("no answer", status.n_abstentions)
+        drifting = {n: c for n, c in status.drift_log10_capital.items() if c > _DRIFTED}
+        names = ", ".join(f"{n} (10^-{c:.1f})" for n, c in sorted(drifting.items()))
+        print(f"drift     {names or 'none'}")
     return 0 if status.state == "watching" else 1
+
+
+# By chance one in a hundred detectors ever comes here: the calibration is outdated.
+_DRIFTED = 2.0
 
 
 def _print_counts(title: str, counts: dict[str, int]) -> None:

@@ -36,6 +36,9 @@ class ControlRPC(rpc.ControlServicer):
             n_flags=now.n_flags,
             n_live_requests=now.n_live_requests,
             last_batch_at=now.last_batch_at,
+            n_abstentions=now.n_abstentions,
+            n_discoveries=now.n_discoveries,
+            drift_log10_capital=now.drift_log10_capital,
         )
 
 

@@ -3,6 +3,8 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+import numpy as np
+
 from monitor.core import Monitor
 from service.daemon.state import State
 
@@ -19,6 +21,9 @@ class Snapshot:
     n_flags: Mapping[str, int]
     n_live_requests: int
     last_batch_at: float
+    n_abstentions: Mapping[str, int]
+    n_discoveries: int
+    drift_log10_capital: Mapping[str, float]
 
 
 def snapshot_of(monitor: Monitor, state: State, last_batch_at: float) -> Snapshot:
@@ -33,4 +38,9 @@ def snapshot_of(monitor: Monitor, state: State, last_batch_at: float) -> Snapsho
         n_flags=dict(totals.n_flags),
         n_live_requests=monitor.n_live_requests,
         last_batch_at=last_batch_at,
+        n_abstentions={str(a): n for a, n in totals.n_abstentions.items()},
+        n_discoveries=totals.n_discoveries,
+        drift_log10_capital=dict(
+            zip(totals.n_flags, np.log10(monitor.drift).tolist(), strict=True)
+        ),
     )

@@ -240,7 +240,7 @@ class StatusRequest(_message.Message):
     def __init__(self) -> None: ...
 
 class StatusResponse(_message.Message):
-    __slots__ = ("state", "reason", "bundle_name", "bundle_digest", "n_tokens_expected", "n_tokens_scored", "n_tokens_lost", "n_requests", "n_flags", "n_live_requests", "last_batch_at")
+    __slots__ = ("state", "reason", "bundle_name", "bundle_digest", "n_tokens_expected", "n_tokens_scored", "n_tokens_lost", "n_requests", "n_flags", "n_live_requests", "last_batch_at", "n_abstentions", "n_discoveries", "drift_log10_capital")
     class NTokensLostEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -262,6 +262,20 @@ class StatusResponse(_message.Message):
         key: str
         value: int
         def __init__(self, key: _Optional[str] = ..., value: _Optional[int] = ...) -> None: ...
+    class NAbstentionsEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: int
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[int] = ...) -> None: ...
+    class DriftLog10CapitalEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: float
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[float] = ...) -> None: ...
     STATE_FIELD_NUMBER: _ClassVar[int]
     REASON_FIELD_NUMBER: _ClassVar[int]
     BUNDLE_NAME_FIELD_NUMBER: _ClassVar[int]
@@ -273,6 +287,9 @@ class StatusResponse(_message.Message):
     N_FLAGS_FIELD_NUMBER: _ClassVar[int]
     N_LIVE_REQUESTS_FIELD_NUMBER: _ClassVar[int]
     LAST_BATCH_AT_FIELD_NUMBER: _ClassVar[int]
+    N_ABSTENTIONS_FIELD_NUMBER: _ClassVar[int]
+    N_DISCOVERIES_FIELD_NUMBER: _ClassVar[int]
+    DRIFT_LOG10_CAPITAL_FIELD_NUMBER: _ClassVar[int]
     state: str
     reason: str
     bundle_name: str
@@ -284,7 +301,10 @@ class StatusResponse(_message.Message):
     n_flags: _containers.ScalarMap[str, int]
     n_live_requests: int
     last_batch_at: float
-    def __init__(self, state: _Optional[str] = ..., reason: _Optional[str] = ..., bundle_name: _Optional[str] = ..., bundle_digest: _Optional[str] = ..., n_tokens_expected: _Optional[int] = ..., n_tokens_scored: _Optional[int] = ..., n_tokens_lost: _Optional[_Mapping[str, int]] = ..., n_requests: _Optional[_Mapping[str, int]] = ..., n_flags: _Optional[_Mapping[str, int]] = ..., n_live_requests: _Optional[int] = ..., last_batch_at: _Optional[float] = ...) -> None: ...
+    n_abstentions: _containers.ScalarMap[str, int]
+    n_discoveries: int
+    drift_log10_capital: _containers.ScalarMap[str, float]
+    def __init__(self, state: _Optional[str] = ..., reason: _Optional[str] = ..., bundle_name: _Optional[str] = ..., bundle_digest: _Optional[str] = ..., n_tokens_expected: _Optional[int] = ..., n_tokens_scored: _Optional[int] = ..., n_tokens_lost: _Optional[_Mapping[str, int]] = ..., n_requests: _Optional[_Mapping[str, int]] = ..., n_flags: _Optional[_Mapping[str, int]] = ..., n_live_requests: _Optional[int] = ..., last_batch_at: _Optional[float] = ..., n_abstentions: _Optional[_Mapping[str, int]] = ..., n_discoveries: _Optional[int] = ..., drift_log10_capital: _Optional[_Mapping[str, float]] = ...) -> None: ...
 
 class ListFlagsRequest(_message.Message):
     __slots__ = ("limit", "detector", "request_id")
