@@ -6,8 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from probes import ArtifactError, Max, SAEFeatureDetector, load_saelens, score
-from probes.sae_formats.tensors import read_tensors
+from probes import ArtifactError, Max, SAEFeatureDetector, load_sae, score
+from probes.sae_formats.safetensors_file import open_safetensors
 from tests.probes.builders import D_MODEL, HOOK_POINT, floats, write_sae
 
 V6: dict[str, object] = {
@@ -51,7 +51,7 @@ def test_encode_is_the_formula(tmp_path: Path, cfg: dict[str, object]) -> None:
     tensors = write_sae(tmp_path / "sae", cfg)
     x = floats(50, D_MODEL, seed=16) * np.float32(2)
 
-    sae = load_saelens(tmp_path / "sae")
+    sae = load_sae(tmp_path / "sae")
 
     shift = tensors["b_dec"] if cfg.get("apply_b_dec_to_input", True) else 0
     pre = (x - shift) @ tensors["W_enc"] + tensors["b_enc"]
@@ -69,7 +69,7 @@ def test_a_few_features_are_exact(tmp_path: Path, cfg: dict[str, object]) -> Non
     The detector of a few features equals the weighted sum of the full encoding.
     """
     write_sae(tmp_path / "sae", cfg)
-    sae = load_saelens(tmp_path / "sae")
+    sae = load_sae(tmp_path / "sae")
     x = floats(50, D_MODEL, seed=16) * np.float32(2)
 
     detector = SAEFeatureDetector.from_sae(
@@ -93,7 +93,7 @@ def test_half_precision_is_read(tmp_path: Path) -> None:
     """
     tensors = write_sae(tmp_path / "sae", V6, dtype=np.float16)
 
-    sae = load_saelens(tmp_path / "sae")
+    sae = load_sae(tmp_path / "sae")
 
     np.testing.assert_array_equal(sae.W_enc, tensors["W_enc"].astype(np.float32))
 
@@ -126,7 +126,7 @@ def test_other_kinds_are_refused(
     write_sae(tmp_path / "sae", V6 | changes)
 
     with pytest.raises(ArtifactError, match=match) as caught:
-        load_saelens(tmp_path / "sae")
+        load_sae(tmp_path / "sae")
 
     assert "\n" not in str(caught.value)
 
@@ -140,11 +140,11 @@ def test_broken_file_is_refused(tmp_path: Path, name: str) -> None:
     file = tmp_path / "sae" / name
     file.write_bytes(file.read_bytes()[:50])
     with pytest.raises(ArtifactError, match=name):
-        load_saelens(tmp_path / "sae")
+        load_sae(tmp_path / "sae")
 
     file.unlink()
     with pytest.raises(ArtifactError, match=f"{name}: expected a file"):
-        load_saelens(tmp_path / "sae")
+        load_sae(tmp_path / "sae")
 
 
 @pytest.mark.parametrize("features", [[], [30], [-1], [1, 1]])
@@ -153,7 +153,7 @@ def test_impossible_features_are_refused(tmp_path: Path, features: list[int]) ->
     A feature that is not in the SAE, or is there twice, cannot be watched.
     """
     write_sae(tmp_path / "sae", V6)
-    sae = load_saelens(tmp_path / "sae")
+    sae = load_sae(tmp_path / "sae")
 
     with pytest.raises(ValueError, match="features"):
         SAEFeatureDetector.from_sae(sae, name="f", features=features, aggregator=Max())
@@ -168,4 +168,5 @@ def test_bfloat16_is_read(tmp_path: Path) -> None:
     content = len(header).to_bytes(8, "little") + header.encode() + upper.tobytes()
     (tmp_path / "t.safetensors").write_bytes(content)
 
-    assert [1.0, -2.0, 0.25] == read_tensors(tmp_path / "t.safetensors")["t"].tolist()
+    tensors = open_safetensors(tmp_path / "t.safetensors")
+    assert [1.0, -2.0, 0.25] == tensors.floats("t", (3,)).tolist()
