@@ -150,7 +150,7 @@ def format_of(path: Path) -> str:
 def load_sae(
     path: Path,
     *,
-    format: str | None = None,  # noqa: A002 - what everybody calls it
+    format: str | None = None,
     hook_point: str | None = None,
     hook_points: tuple[str, ...] | None = None,
     model_name: str | None = None,

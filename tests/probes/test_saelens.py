@@ -33,7 +33,11 @@ FLAT: dict[str, object] = {
     "normalize_activations": "none",
     "finetuning_scaling_factor": False,
 }
-OLDEST: dict[str, object] = {"hook_point": HOOK_POINT, "normalize_activations": False}
+OLDEST: dict[str, object] = {
+    "hook_point": HOOK_POINT,
+    "model_name": "tiny",
+    "normalize_activations": False,
+}
 CONFIGS = {
     "v6": V6,
     "v6-jumprelu": V6 | {"architecture": "jumprelu"},
@@ -99,20 +103,27 @@ def test_half_precision_is_read(tmp_path: Path) -> None:
 
 
 REFUSED = [
-    ({"architecture": "topk"}, r"architecture: 'topk' is refused: .*k largest"),
-    ({"architecture": "gated"}, r"'gated' is refused"),
+    ({"architecture": "batchtopk"}, r"'batchtopk' is refused: a state of training"),
     ({"architecture": "batchtopk2"}, r"'batchtopk2' is refused: unknown"),
-    ({"activation_fn_str": "topk"}, r"activation_fn_str: 'topk' is refused"),
+    ({"architecture": "temporal"}, r"'temporal' is refused: needs .* earlier tokens"),
+    ({"activation_fn_str": "tanh-relu"}, r"activation_fn_str: 'tanh-relu' is refused"),
+    ({"normalize_activations": "x"}, r"normalize_activations: 'x' is refused"),
     (
-        {"normalize_activations": "layer_norm"},
-        r"normalize_activations: 'layer_norm' is refused",
+        {"normalize_activations": "expected_average_only_in"},
+        r"cfg\.json: scale: .*the file does not hold the scale; give it",
     ),
-    ({"normalize_activations": True}, r"normalize_activations: True is refused"),
+    ({"normalize_activations": True}, r"cfg\.json: scale: .*give it"),
     ({"reshape_activations": "hook_z"}, r"reshape_activations"),
-    ({"metadata": {"hook_name": "blocks.1.hook_mlp_out"}}, r"metadata\.hook_name"),
+    ({"finetuning_scaling_factor": True}, r"finetuning_scaling_factor: is refused"),
+    ({"metadata": {"hook_name": "blocks 1"}}, r"cfg\.json: hook_point: expected a"),
     ({"metadata": {}}, r"metadata\.hook_point: expected a string"),
+    ({"metadata": {"hook_name": HOOK_POINT}}, r"cfg\.json: model_name: .*give it"),
     ({"d_sae": 31}, r"W_enc: expected \(12, 31\), found \(12, 30\)"),
     ({"d_in": "12"}, r"d_in"),
+    ({"architecture": "topk"}, r"cfg\.json: k: expected an integer"),
+    ({"architecture": "topk", "k": 31}, r"sae: SAE: k: expected 1 to 30, got 31"),
+    ({"architecture": "gated"}, r"b_gate: expected floats of shape \(30,\), found no"),
+    ({"architecture": "transcoder"}, r"d_out: expected"),
 ]
 
 
@@ -144,7 +155,7 @@ def test_broken_file_is_refused(tmp_path: Path, name: str) -> None:
 
     file.unlink()
     with pytest.raises(ArtifactError, match=f"{name}: expected a file"):
-        load_sae(tmp_path / "sae")
+        load_sae(tmp_path / "sae", format="saelens")
 
 
 @pytest.mark.parametrize("features", [[], [30], [-1], [1, 1]])
