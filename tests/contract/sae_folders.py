@@ -259,7 +259,7 @@ def _llamascopium(act_fn: str, mode: str) -> Any:
 
 
 def _llamascopium_crosscoder(folder: Path) -> tuple[Path, Formula]:
-    stored = {
+    stored: dict[str, Any] = {
         "W_E": weights(2, D_IN, D_SAE, seed=1),
         "b_E": weights(2, D_SAE, seed=2),
         "W_D": weights(2, D_SAE, D_IN, seed=3),
