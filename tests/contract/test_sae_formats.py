@@ -8,7 +8,8 @@ import pytest
 
 from probes import ArtifactError, Max, SAEFeatureDetector, score
 from probes.arrays import Float32
-from probes.sae_formats import FORMATS, SAE, format_of, load_sae
+from probes.sae_formats import FORMATS, SAE, format_of, load_sae, write_sae
+from probes.sae_formats.writing import canonical_format
 from probes.topk import TopKFeatureDetector
 from tests.contract.sae_checkpoints import D_IN, D_SAE, Case, weights
 from tests.contract.sae_files import FILES
@@ -127,6 +128,26 @@ def test_missing_facts_are_asked_for(tmp_path: Path, case: Case) -> None:
         name = "hook_point" if key == "hook_points" else key
         with pytest.raises(ArtifactError, match=f"{name}: .*give it"):
             load_sae(path, **facts)
+
+
+@all_cases
+def test_what_is_imported_is_the_same_sae(tmp_path: Path, case: Case) -> None:
+    """
+    Written in the canonical form and read again, told nothing, it has equal features.
+    """
+    path, _ = case.write(tmp_path / "checkpoint")
+    sae = load_sae(path, **case.facts)
+
+    form = write_sae(tmp_path / "imported", sae)
+
+    again = load_sae(tmp_path / "imported")
+    x = inputs(case)
+    assert form == canonical_format(sae) == format_of(tmp_path / "imported")
+    np.testing.assert_allclose(again.encode(x), sae.encode(x), rtol=1e-5, atol=1e-5)
+    assert (sae.hook_points, sae.model_name) == (again.hook_points, again.model_name)
+    assert (sae.is_transcoder, sae.k) == (again.is_transcoder, again.k)
+    with pytest.raises(ArtifactError, match="imported: expected nothing there"):
+        write_sae(tmp_path / "imported", sae)
 
 
 def test_every_format_has_a_case() -> None:
