@@ -31,7 +31,7 @@ from probes.mahalanobis import Mahalanobis
 from probes.mlp import MLPProbe
 from probes.multilayer import MultiLayerProbe
 from probes.sae import SAEFeatureDetector
-from probes.sae_formats import SAE, load_saelens
+from probes.sae_formats import SAE, load_sae
 
 __all__ = [
     "SAE",
@@ -72,7 +72,7 @@ __all__ = [
     "layer_of",
     "load_bundle",
     "load_dataset",
-    "load_saelens",
+    "load_sae",
     "new_bundle",
     "save_bundle",
     "score",

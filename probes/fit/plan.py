@@ -18,6 +18,7 @@ from probes.fit.plan_labelled import (
     default_aggregator,
 )
 from probes.fit.plan_linear import read_solver
+from probes.fit.plan_sae import CheckpointPlan, read_checkpoint
 from probes.fit.select import Selector
 from probes.hooks import check_hook_point
 from probes.rules import RULES
@@ -50,10 +51,10 @@ class MahalanobisPlan:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SAEPlan:
     """
-    Features of a SAELens checkpoint; nothing to fit.
+    Features of an SAE; nothing to fit.
 
     Attributes:
-        path: The checkpoint's folder.
+        checkpoint: The SAE.
 
         features: Which features.
 
@@ -62,38 +63,31 @@ class SAEPlan:
         feature_weights: Weight of each; 1 where it is None.
 
         levels: Level of each; 0 where it is None.
-
-        model_name: What the checkpoint calls the model that is watched, which data
-            sets know by its files; "" where the recipe does not say.
     """
 
-    path: Path
+    checkpoint: CheckpointPlan
     features: tuple[int, ...]
     rule: str
     feature_weights: tuple[float, ...] | None
     levels: tuple[float, ...] | None
-    model_name: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NoveltyPlan:
     """
-    Features of a SAELens checkpoint that no benign token switches on.
+    Features of an SAE that no benign token switches on.
 
     Attributes:
-        path: The checkpoint's folder.
+        checkpoint: The SAE.
 
         max_features: At most this many, drawn at random; all where it is None.
 
         seed: Of that draw.
-
-        model_name: As in `SAEPlan`.
     """
 
-    path: Path
+    checkpoint: CheckpointPlan
     max_features: int | None
     seed: int
-    model_name: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -285,17 +279,16 @@ def _read_mahalanobis(table: Fields) -> MahalanobisPlan:
 
 
 def _read_sae(table: Fields, folder: Path) -> SAEPlan:
-    path = folder / table.text("path")
+    checkpoint = read_checkpoint(table, folder)
     rule = table.text("rule", RULES[0])
     if rule not in RULES:
         table.fail("rule", f"expected one of {list(RULES)}, found {rule!r}")
     return SAEPlan(
-        path=path,
+        checkpoint=checkpoint,
         features=tuple(table.integers("features")),
         rule=rule,
         feature_weights=_numbers(table, "feature_weights"),
         levels=_numbers(table, "levels"),
-        model_name=table.text("model_name", ""),
     )
 
 
@@ -304,10 +297,9 @@ def _read_novelty(table: Fields, folder: Path) -> NoveltyPlan:
     if table.has("max_features"):
         most = table.integer("max_features", minimum=1)
     return NoveltyPlan(
-        path=folder / table.text("path"),
+        checkpoint=read_checkpoint(table, folder),
         max_features=most,
         seed=table.integer("seed", 0),
-        model_name=table.text("model_name", ""),
     )
 
 

@@ -40,13 +40,14 @@ from probes.fit.plan_benign import (
     RelativePlan,
 )
 from probes.fit.plan_common import LabelledPlan
+from probes.fit.plan_sae import CheckpointPlan
 from probes.fit.select import Selector, select_requests
 from probes.fit.streamed import fit_streamed
 from probes.fit.trajectories import trajectories
 from probes.hooks import layer_of
 from probes.identity import check_same_identity
 from probes.sae import SAEFeatureDetector
-from probes.sae_formats import SAE, load_saelens
+from probes.sae_formats import SAE, load_sae
 from probes.topk import TopKFeatureDetector
 
 Progress = Callable[[int, int, str], None]
@@ -184,7 +185,7 @@ def _fit(plan: DetectorPlan, dataset: Dataset, progress: Progress) -> Detector:
         case NoveltyPlan() as novelty:
             return fit_novelty(
                 dataset,
-                _load_sae(plan, novelty.path, novelty.model_name, dataset),
+                _load_sae(plan, novelty.checkpoint, dataset),
                 name=plan.name,
                 benign=_benign(plan, dataset),
                 aggregator=plan.aggregator,
@@ -267,7 +268,7 @@ def _or_all(selector: Selector | None, dataset: Dataset) -> list[int]:
 
 
 def _watch(plan: DetectorPlan, sae_plan: SAEPlan, dataset: Dataset) -> Detector:
-    sae = _load_sae(plan, sae_plan.path, sae_plan.model_name, dataset)
+    sae = _load_sae(plan, sae_plan.checkpoint, dataset)
     family = SAEFeatureDetector if sae.is_exact_on_subset else TopKFeatureDetector
     return family.from_sae(
         sae,
@@ -280,22 +281,26 @@ def _watch(plan: DetectorPlan, sae_plan: SAEPlan, dataset: Dataset) -> Detector:
     )
 
 
-def _load_sae(plan: DetectorPlan, path: Path, model_name: str, dataset: Dataset) -> SAE:
-    """The checkpoint at *path*, if it is of this hook point and of our model."""
-    sae = load_saelens(path)
+def _load_sae(plan: DetectorPlan, checkpoint: CheckpointPlan, dataset: Dataset) -> SAE:
+    """The checkpoint, if it is of this hook point and of our model."""
+    sae = load_sae(
+        checkpoint.path,
+        format=checkpoint.format,
+        hook_point=plan.hook_point,
+        model_name=checkpoint.model_name or None,
+        scale=checkpoint.scale,
+        k=checkpoint.k,
+    )
     d_model = dataset.activations[plan.hook_point].shape[1]
-    if (sae.hook_point, sae.d_in) != (plan.hook_point, d_model):
-        raise ValueError(
-            f"path: expected an SAE at {plan.hook_point} with d_model {d_model}, "
-            f"got one at {sae.hook_point} with {sae.d_in}"
-        )
+    if sae.d_in != d_model:
+        raise ValueError(f"path: expected an SAE of d_model {d_model}, got {sae.d_in}")
     # A checkpoint names its model in words, a data set by its files: that both are
     # the same only the operator can say.
-    if sae.model_name and sae.model_name != model_name:
+    if sae.model_name != checkpoint.model_name:
         raise ValueError(
             f"model_name: expected {sae.model_name!r}, the model that the SAE was "
             f"trained on, to say that it is the data set's, "
-            f"{dataset.identity.model!r}; got {model_name!r}"
+            f"{dataset.identity.model!r}; got {checkpoint.model_name!r}"
         )
     return sae
 

@@ -1,3 +1,4 @@
+# Facts: SAELens 6.54, sae_lens/saes/*.py and loading/pretrained_sae_loaders.py.
 """SAELens checkpoints: a folder with cfg.json and sae_weights.safetensors."""
 
 from pathlib import Path
@@ -6,85 +7,121 @@ import numpy as np
 
 from probes.arrays import Float32
 from probes.errors import ArtifactError
-from probes.fields import Fields, json_fields
-from probes.hooks import canonical_hook_point
+from probes.fields import Fields
+from probes.sae_formats.folding import row_norms, scaled, unshifted
+from probes.sae_formats.given import Given
 from probes.sae_formats.record import SAE
-from probes.sae_formats.tensors import read_tensors
+from probes.sae_formats.safetensors_file import open_safetensors
+from probes.sae_formats.tensors import Tensors, read_json
 
 # BatchTopK and Matryoshka SAEs need no entry: SAELens saves them as jumprelu.
-_REFUSED = {
-    "topk": "a feature is on only if it is among the k largest of all features, so "
-    "watching a few of them would fire far too often",
-    "gated": "not supported yet",
-    "temporal": "needs the activations of earlier tokens",
-    "matching_pursuit": "features are chosen one after the other",
-    "transcoder": "reads the MLP's input, not the residual stream after a block",
-    "jumprelu_transcoder": "reads the MLP's input, not the residual stream",
-    "skip_transcoder": "reads the MLP's input, not the residual stream",
-    "jumprelu_skip_transcoder": "reads the MLP's input, not the residual stream",
+_ACTIVATIONS = {
+    "standard": "relu",
+    "jumprelu": "jumprelu",
+    "gated": "gated",
+    "topk": "topk",
+    "transcoder": "relu",
+    "skip_transcoder": "relu",
+    "jumprelu_transcoder": "jumprelu",
+    "jumprelu_skip_transcoder": "jumprelu",
 }
+_REFUSED = {
+    "abstopk": "features of either sign are not ones that a rule can watch",
+    "batchtopk": "a state of training; SAELens saves the finished SAE as jumprelu",
+    "matryoshka_batchtopk": "a state of training; the finished one is jumprelu",
+    "matching_pursuit": "features are chosen one after the other",
+    "temporal": "needs the activations of earlier tokens",
+}
+_NORMS = {
+    "none": "none",
+    "expected_average_only_in": "none",
+    "constant_norm_rescale": "rms",
+    "layer_norm": "layer_norm",
+}
+_LAYER_NORM_EPS = 1e-5
 
 
-def load_saelens(path: Path) -> SAE:
+def read_saelens(path: Path, given: Given) -> SAE:
     """
     Read a SAELens checkpoint, version 6 or the older flat configuration.
 
-    Standard: relu((x - c b_dec) W_enc + b_enc), c being ``apply_b_dec_to_input``;
-    jumprelu: the same where the pre-activation is above the threshold. c b_dec is
-    folded: b_enc - W_enc^T b_dec (SAELens 6.54, sae_lens/saes/sae.py).
+    ``pre = (norm(x) - c b_dec) W_enc + b_enc``, c being ``apply_b_dec_to_input``, and
+    what `SAE` says of its kind. ``expected_average_only_in`` multiplies x by a scale
+    that is not in the folder and has to be given; biases and threshold stay.
 
     Raises:
-        ArtifactError: A file is missing or malformed, a shape does not fit, or the
-            SAE is of a kind that is not read exactly from a few features; the
-            message names the kind and the reason.
+        ArtifactError: A file is missing or malformed, a shape does not fit, the SAE
+            is of a kind that is not read, or a fact is missing or not as given.
     """
     cfg_path = path / "cfg.json"
-    if not cfg_path.is_file():
-        raise ArtifactError(f"{cfg_path}: expected a file, found none")
-    cfg = json_fields(str(cfg_path), cfg_path.read_bytes())
+    cfg = read_json(cfg_path)
     architecture = _check_kind(cfg)
+    activation = _ACTIVATIONS[architecture]
+    is_transcoder = architecture.endswith("transcoder")
     hook_point, model_name = _place(cfg)
     d_in, d_sae = cfg.integer("d_in", minimum=1), cfg.integer("d_sae", minimum=1)
+    d_out = cfg.integer("d_out", minimum=1) if is_transcoder else d_in
+    norm, is_scaled = _normalisation(cfg, is_transcoder)
 
-    weights_path = path / "sae_weights.safetensors"
-    tensors = read_tensors(weights_path)
-    W_enc = _tensor(weights_path, tensors, "W_enc", (d_in, d_sae))  # noqa: N806
-    b_enc = _tensor(weights_path, tensors, "b_enc", (d_sae,))
-    threshold = None
-    if architecture == "jumprelu":
-        threshold = _tensor(weights_path, tensors, "threshold", (d_sae,))
-    _check_scaling(weights_path, tensors)
-    if _is_true(cfg, "apply_b_dec_to_input", default=True):
-        b_dec = _tensor(weights_path, tensors, "b_dec", (d_in,))
-        shift = b_dec.astype(np.float64) @ W_enc
-        b_enc = (b_enc - shift).astype(np.float32)
+    tensors = open_safetensors(path / "sae_weights.safetensors")
+    W_enc = tensors.floats("W_enc", (d_in, d_sae))  # noqa: N806
+    W_dec = tensors.floats("W_dec", (d_sae, d_out))  # noqa: N806
+    b_dec = tensors.floats("b_dec", (d_out,))
+    b_enc = np.zeros(d_sae, np.float32)
+    if activation != "gated":
+        b_enc = tensors.floats("b_enc", (d_sae,))
+    extra = _extra(tensors, activation, d_sae)
+    _check_scaling(tensors)
+    tensors.close(["W_skip"] if "skip" in architecture else [])
+    if _is_true(cfg, "apply_b_dec_to_input", default=not is_transcoder):
+        if is_transcoder:
+            cfg.fail("apply_b_dec_to_input", "expected false of a transcoder")
+        b_enc = unshifted(b_enc, W_enc, b_dec)
+    if activation == "topk" and _is_true(
+        cfg, "rescale_acts_by_decoder_norm", default=False
+    ):
+        norms = row_norms(W_dec)
+        if not norms.all():
+            tensors.fail("W_dec", "expected rows that are not 0")
+        W_enc, b_enc = scaled(W_enc, norms), scaled(b_enc, norms)  # noqa: N806
+        W_dec = scaled(W_dec, 1 / norms[:, None])  # noqa: N806
+    if is_scaled:
+        scale = given.scaling(cfg_path, None)
+        W_enc = scaled(W_enc, scale)  # noqa: N806
+        W_dec, b_dec = scaled(W_dec, 1 / scale), scaled(b_dec, 1 / scale)  # noqa: N806
     return SAE(
         W_enc=W_enc,
         b_enc=b_enc,
-        activation=architecture.replace("standard", "relu"),
-        threshold=threshold,
-        hook_points=(hook_point,),
-        model_name=model_name,
+        activation=activation,
+        hook_points=given.places(cfg_path, (hook_point,)),
+        model_name=given.model(cfg_path, model_name),
+        k=given.active(cfg_path, _k(cfg)) if activation == "topk" else None,
+        input_norm=norm,
+        norm_eps=_LAYER_NORM_EPS if norm == "layer_norm" else 0.0,
+        W_dec=W_dec,
+        b_dec=b_dec,
+        is_transcoder=is_transcoder,
+        threshold=extra.get("threshold"),
+        b_gate=extra.get("b_gate"),
+        r_mag=extra.get("r_mag"),
+        b_mag=extra.get("b_mag"),
     )
 
 
 def _check_kind(cfg: Fields) -> str:
-    """The architecture, if it can be read exactly; else raise, saying why not."""
+    """The architecture, if it is one that is read; else raise, saying why not."""
     architecture = cfg.text("architecture", "standard")
-    if architecture not in ("standard", "jumprelu"):
+    if architecture not in _ACTIVATIONS:
         reason = _REFUSED.get(architecture, "unknown")
         cfg.fail("architecture", f"{architecture!r} is refused: {reason}")
-    activation = _old_activation(cfg)
-    if architecture == "standard" and activation != "relu":
-        reason = _REFUSED.get(activation.replace("-", ""), "unknown")
-        cfg.fail("activation_fn_str", f"{activation!r} is refused: {reason}")
-    normalisation = cfg.data.get("normalize_activations", "none")
-    # Before 6.0 a truth value: false is "none".
-    if normalisation not in ("none", None, False):
-        cfg.fail(
-            "normalize_activations",
-            f"{normalisation!r} is refused: the scale is not in the folder",
-        )
+    # Before 6.0 a TopK SAE was a standard one with another function.
+    key = "activation_fn_str" if cfg.has("activation_fn_str") else "activation_fn"
+    function = cfg.text(key, "relu")
+    if architecture == "standard" and function == "topk":
+        architecture = "topk"
+    elif function not in ("relu", "topk" if architecture == "topk" else "relu"):
+        reason = _REFUSED.get(function.replace("-", ""), "unknown")
+        cfg.fail(key, f"{function!r} is refused: {reason}")
     if cfg.data.get("reshape_activations", "none") not in ("none", None):
         cfg.fail("reshape_activations", "only 'none' is read")
     if _is_true(cfg, "finetuning_scaling_factor", default=False):
@@ -92,42 +129,49 @@ def _check_kind(cfg: Fields) -> str:
     return architecture
 
 
-def _old_activation(cfg: Fields) -> str:
-    key = "activation_fn_str" if cfg.has("activation_fn_str") else "activation_fn"
-    return cfg.text(key, "relu")
+def _normalisation(cfg: Fields, is_transcoder: bool) -> tuple[str, bool]:
+    """What the record calls it, and whether a scale has to be given."""
+    name = cfg.data.get("normalize_activations", "none")
+    # Before 6.0 a truth value: true is what has been called expected_average_only_in.
+    if isinstance(name, bool) or name is None:
+        name = "expected_average_only_in" if name else "none"
+    if not isinstance(name, str) or name not in _NORMS:
+        cfg.fail("normalize_activations", f"{name!r} is refused: unknown")
+    is_scaled = name == "expected_average_only_in"
+    if is_scaled and is_transcoder:
+        cfg.fail("normalize_activations", f"{name!r} is refused of a transcoder")
+    return _NORMS[name], is_scaled
 
 
-def _place(cfg: Fields) -> tuple[str, str]:
+def _place(cfg: Fields) -> tuple[str, str | None]:
     """Hook point and model: in ``metadata`` since 6.0, at the top before."""
     place = cfg.table("metadata") if cfg.has("metadata") else cfg
     key = "hook_name" if place.has("hook_name") else "hook_point"
     hook_name = place.text(key)
-    try:
-        hook_point = canonical_hook_point(hook_name)
-    except ValueError as error:
-        place.fail(key, str(error))
     model_name = place.data.get("model_name")
-    return hook_point, model_name if isinstance(model_name, str) else ""
+    return hook_name, model_name if isinstance(model_name, str) else None
 
 
-def _check_scaling(path: Path, tensors: dict[str, Float32]) -> None:
+def _k(cfg: Fields) -> int:
+    if not cfg.has("k") and cfg.has("activation_fn_kwargs"):
+        return cfg.table("activation_fn_kwargs").integer("k", minimum=1)
+    return cfg.integer("k", minimum=1)
+
+
+def _extra(tensors: Tensors, activation: str, d_sae: int) -> dict[str, Float32]:
+    """The arrays that only this *activation* has."""
+    names = {"jumprelu": ("threshold",), "gated": ("b_gate", "r_mag", "b_mag")}
+    return {name: tensors.floats(name, (d_sae,)) for name in names.get(activation, ())}
+
+
+def _check_scaling(tensors: Tensors) -> None:
     """An old checkpoint's per-feature scale must be 1, as SAELens demands it."""
-    factor = tensors.get("scaling_factor")
-    if factor is not None and not np.allclose(factor, 1):
-        raise ArtifactError(f"{path}: scaling_factor: expected ones, found others")
-
-
-def _tensor(
-    path: Path, tensors: dict[str, Float32], name: str, shape: tuple[int, ...]
-) -> Float32:
-    if name not in tensors:
-        raise ArtifactError(f"{path}: {name}: expected {shape}, found no such tensor")
-    tensor = tensors[name]
-    if tensor.shape != shape:
-        raise ArtifactError(f"{path}: {name}: expected {shape}, found {tensor.shape}")
-    if not np.isfinite(tensor).all():
-        raise ArtifactError(f"{path}: {name}: expected finite numbers, found others")
-    return tensor
+    if "scaling_factor" in tensors:
+        factor = tensors.floats("scaling_factor", ("n",))
+        if not np.allclose(factor, 1):
+            raise ArtifactError(
+                f"{tensors.file}: scaling_factor: expected ones, found others"
+            )
 
 
 def _is_true(cfg: Fields, key: str, *, default: bool) -> bool:

@@ -108,7 +108,8 @@ rank = 4
 """
 OTHER_SECONDS = {
     "layer_delta": 'family = "layer_delta"',
-    "sae": f'family = "sae"\nhook_point = "{LAYERS[1]}"\npath = "sae"\nfeatures = [3]',
+    "sae": f'family = "sae"\nhook_point = "{LAYERS[1]}"\npath = "sae"\n'
+    'model_name = "tiny"\nfeatures = [3]',
     "cascade": 'family = "cascade"\n[detector.second.first]\nfamily = "mahalanobis"\n'
     f'solver = "stream"\nhook_point = "{LAYERS[0]}"\n[detector.second.second]\n'
     f'family = "diagonal"\nhook_point = "{LAYERS[0]}"',
@@ -128,7 +129,7 @@ def test_a_recipe_makes_it(
     """
     From a recipe into a bundle and back from disk, whatever the second stage is.
     """
-    write_sae(tmp_path / "sae", {"hook_name": LAYERS[1]})
+    write_sae(tmp_path / "sae", {"hook_name": LAYERS[1], "model_name": "tiny"})
     head, _, usual = RECIPE.partition("[detector.second]\n")
     recipe = tmp_path / "recipe.toml"
     stage = OTHER_SECONDS.get(second, usual)

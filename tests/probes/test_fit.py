@@ -67,6 +67,7 @@ hook_point = "{HOOK_POINT}"
 benign = {{ label = "behaviour", equals = "none" }}
 path = "sae"
 features = [3, 5]
+model_name = "tiny"
 """
 
 
@@ -76,7 +77,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_dataset(path / "fit", seed=1, n_requests=120)
     write_dataset(path / "calibration", seed=2, n_requests=240)
     write_dataset(path / "test", seed=3, n_requests=300)
-    cfg: dict[str, object] = {"hook_name": HOOK_POINT, "architecture": "standard"}
+    cfg: dict[str, object] = {"hook_name": HOOK_POINT, "model_name": "tiny"}
     write_sae(path / "sae", cfg)
     (path / "recipe.toml").write_text(RECIPE)
     return path
@@ -247,11 +248,12 @@ def test_an_sae_of_another_model_is_refused(
     write_sae(tmp_path / "sae", cfg)
     recipe = tmp_path / "recipe.toml"
 
-    recipe.write_text(f"{RECIPE}\n{key}")
-    with pytest.raises(RecipeError, match=r"model_name: .*'gpt2-small'.*'tiny'"):
+    unnamed = RECIPE.replace('model_name = "tiny"', "")
+    recipe.write_text(f"{unnamed}\n{key}")
+    with pytest.raises(RecipeError, match=r"model_name: .*'gpt2-small'"):
         fit_bundle(recipe, fit, calibration)
 
-    recipe.write_text(f'{RECIPE}\nmodel_name = "gpt2-small"')
+    recipe.write_text(f'{unnamed}\nmodel_name = "gpt2-small"')
     assert 3 == len(fit_bundle(recipe, fit, calibration).detectors)
 
 
@@ -280,7 +282,10 @@ MISTAKES = [
     ),
     ("alpha = 0.1", f"alpha = {10**400}", r"calibration.alpha: expected a finite"),
     ("[3, 5]", "[true]", r"detector\[2\]\.features"),
-    ('path = "sae"', 'path = "no"', r"detector\[2\]: .*cfg\.json"),
+    ('path = "sae"', 'path = "no"', r"detector\[2\]: .*no: expected a folder"),
+    ('path = "sae"', 'path = "sae"\nformat = "x"', r"detector\[2\]\.format: expected"),
+    ("[3, 5]", "[3, 5]\nscale = 2", r"detector\[2\]: .*scale: expected"),
+    ("[3, 5]", "[3, 5]\nk = 2", r"detector\[2\]: .*k: expected none"),
     ('equals = "backdoor"', 'equals = "x"', r"detector\[0\]: .*0 positive"),
     ('equals = "backdoor"', "is = 1", r"detector\[0\]\.positive\.equals"),
     ("alpha = 0.1", "alpha = 0.001", r"calibration: .*at least 1998 benign"),

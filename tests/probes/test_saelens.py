@@ -6,8 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from probes import ArtifactError, Max, SAEFeatureDetector, load_saelens, score
-from probes.sae_formats.tensors import read_tensors
+from probes import ArtifactError, Max, SAEFeatureDetector, load_sae, score
+from probes.sae_formats.safetensors_file import open_safetensors
 from tests.probes.builders import D_MODEL, HOOK_POINT, floats, write_sae
 
 V6: dict[str, object] = {
@@ -33,7 +33,11 @@ FLAT: dict[str, object] = {
     "normalize_activations": "none",
     "finetuning_scaling_factor": False,
 }
-OLDEST: dict[str, object] = {"hook_point": HOOK_POINT, "normalize_activations": False}
+OLDEST: dict[str, object] = {
+    "hook_point": HOOK_POINT,
+    "model_name": "tiny",
+    "normalize_activations": False,
+}
 CONFIGS = {
     "v6": V6,
     "v6-jumprelu": V6 | {"architecture": "jumprelu"},
@@ -51,7 +55,7 @@ def test_encode_is_the_formula(tmp_path: Path, cfg: dict[str, object]) -> None:
     tensors = write_sae(tmp_path / "sae", cfg)
     x = floats(50, D_MODEL, seed=16) * np.float32(2)
 
-    sae = load_saelens(tmp_path / "sae")
+    sae = load_sae(tmp_path / "sae")
 
     shift = tensors["b_dec"] if cfg.get("apply_b_dec_to_input", True) else 0
     pre = (x - shift) @ tensors["W_enc"] + tensors["b_enc"]
@@ -69,7 +73,7 @@ def test_a_few_features_are_exact(tmp_path: Path, cfg: dict[str, object]) -> Non
     The detector of a few features equals the weighted sum of the full encoding.
     """
     write_sae(tmp_path / "sae", cfg)
-    sae = load_saelens(tmp_path / "sae")
+    sae = load_sae(tmp_path / "sae")
     x = floats(50, D_MODEL, seed=16) * np.float32(2)
 
     detector = SAEFeatureDetector.from_sae(
@@ -93,26 +97,33 @@ def test_half_precision_is_read(tmp_path: Path) -> None:
     """
     tensors = write_sae(tmp_path / "sae", V6, dtype=np.float16)
 
-    sae = load_saelens(tmp_path / "sae")
+    sae = load_sae(tmp_path / "sae")
 
     np.testing.assert_array_equal(sae.W_enc, tensors["W_enc"].astype(np.float32))
 
 
 REFUSED = [
-    ({"architecture": "topk"}, r"architecture: 'topk' is refused: .*k largest"),
-    ({"architecture": "gated"}, r"'gated' is refused"),
+    ({"architecture": "batchtopk"}, r"'batchtopk' is refused: a state of training"),
     ({"architecture": "batchtopk2"}, r"'batchtopk2' is refused: unknown"),
-    ({"activation_fn_str": "topk"}, r"activation_fn_str: 'topk' is refused"),
+    ({"architecture": "temporal"}, r"'temporal' is refused: needs .* earlier tokens"),
+    ({"activation_fn_str": "tanh-relu"}, r"activation_fn_str: 'tanh-relu' is refused"),
+    ({"normalize_activations": "x"}, r"normalize_activations: 'x' is refused"),
     (
-        {"normalize_activations": "layer_norm"},
-        r"normalize_activations: 'layer_norm' is refused",
+        {"normalize_activations": "expected_average_only_in"},
+        r"cfg\.json: scale: .*the file does not hold the scale; give it",
     ),
-    ({"normalize_activations": True}, r"normalize_activations: True is refused"),
+    ({"normalize_activations": True}, r"cfg\.json: scale: .*give it"),
     ({"reshape_activations": "hook_z"}, r"reshape_activations"),
-    ({"metadata": {"hook_name": "blocks.1.hook_mlp_out"}}, r"metadata\.hook_name"),
+    ({"finetuning_scaling_factor": True}, r"finetuning_scaling_factor: is refused"),
+    ({"metadata": {"hook_name": "blocks 1"}}, r"cfg\.json: hook_point: expected a"),
     ({"metadata": {}}, r"metadata\.hook_point: expected a string"),
+    ({"metadata": {"hook_name": HOOK_POINT}}, r"cfg\.json: model_name: .*give it"),
     ({"d_sae": 31}, r"W_enc: expected \(12, 31\), found \(12, 30\)"),
     ({"d_in": "12"}, r"d_in"),
+    ({"architecture": "topk"}, r"cfg\.json: k: expected an integer"),
+    ({"architecture": "topk", "k": 31}, r"sae: SAE: k: expected 1 to 30, got 31"),
+    ({"architecture": "gated"}, r"b_gate: expected floats of shape \(30,\), found no"),
+    ({"architecture": "transcoder"}, r"d_out: expected"),
 ]
 
 
@@ -126,7 +137,7 @@ def test_other_kinds_are_refused(
     write_sae(tmp_path / "sae", V6 | changes)
 
     with pytest.raises(ArtifactError, match=match) as caught:
-        load_saelens(tmp_path / "sae")
+        load_sae(tmp_path / "sae")
 
     assert "\n" not in str(caught.value)
 
@@ -140,11 +151,11 @@ def test_broken_file_is_refused(tmp_path: Path, name: str) -> None:
     file = tmp_path / "sae" / name
     file.write_bytes(file.read_bytes()[:50])
     with pytest.raises(ArtifactError, match=name):
-        load_saelens(tmp_path / "sae")
+        load_sae(tmp_path / "sae")
 
     file.unlink()
     with pytest.raises(ArtifactError, match=f"{name}: expected a file"):
-        load_saelens(tmp_path / "sae")
+        load_sae(tmp_path / "sae", format="saelens")
 
 
 @pytest.mark.parametrize("features", [[], [30], [-1], [1, 1]])
@@ -153,7 +164,7 @@ def test_impossible_features_are_refused(tmp_path: Path, features: list[int]) ->
     A feature that is not in the SAE, or is there twice, cannot be watched.
     """
     write_sae(tmp_path / "sae", V6)
-    sae = load_saelens(tmp_path / "sae")
+    sae = load_sae(tmp_path / "sae")
 
     with pytest.raises(ValueError, match="features"):
         SAEFeatureDetector.from_sae(sae, name="f", features=features, aggregator=Max())
@@ -168,4 +179,5 @@ def test_bfloat16_is_read(tmp_path: Path) -> None:
     content = len(header).to_bytes(8, "little") + header.encode() + upper.tobytes()
     (tmp_path / "t.safetensors").write_bytes(content)
 
-    assert [1.0, -2.0, 0.25] == read_tensors(tmp_path / "t.safetensors")["t"].tolist()
+    tensors = open_safetensors(tmp_path / "t.safetensors")
+    assert [1.0, -2.0, 0.25] == tensors.floats("t", (3,)).tolist()
