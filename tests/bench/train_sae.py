@@ -22,7 +22,7 @@ import torch
 from probes import load_dataset
 from probes.dataset import Dataset
 
-K, BATCH, SPARSITY = 16, 1024, 0.04
+K, BATCH, SPARSITY = 16, 1024, 1.0
 
 Activation = Callable[[torch.Tensor], torch.Tensor]
 
