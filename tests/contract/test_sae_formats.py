@@ -11,6 +11,7 @@ from probes.arrays import Float32
 from probes.sae_formats import FORMATS, SAE, format_of, load_sae, write_sae
 from probes.sae_formats.writing import canonical_format
 from probes.topk import TopKFeatureDetector
+from tests.bench.sae_formats import n_wrong
 from tests.contract.sae_checkpoints import D_IN, D_SAE, Case, weights
 from tests.contract.sae_files import FILES
 from tests.contract.sae_folders import FOLDERS
@@ -148,6 +149,16 @@ def test_what_is_imported_is_the_same_sae(tmp_path: Path, case: Case) -> None:
     assert (sae.is_transcoder, sae.k) == (again.is_transcoder, again.k)
     with pytest.raises(ArtifactError, match="imported: expected nothing there"):
         write_sae(tmp_path / "imported", sae)
+
+
+def test_the_bench_counts_wrong_outcomes() -> None:
+    """
+    The long comparison of rules with the full encoder works, and finds none wrong.
+    """
+    wrong, held = n_wrong("qwen-scope", CASES["qwen-scope"], 2_000)
+
+    assert 0 == wrong
+    assert 0 < held
 
 
 def test_every_format_has_a_case() -> None:
