@@ -128,6 +128,15 @@ FORMATS: dict[str, _Format] = {
 """By name, as recipes and commands give it."""
 
 
+# Their configuration, their weights, and why they are not read.
+_REFUSED = {
+    ("conf.yaml", "latest_ckpt.safetensors"): (
+        "a temporal SAE attends to earlier tokens, and one token's activation does "
+        "not give its features"
+    ),
+}
+
+
 def format_of(path: Path) -> str:
     """
     The format of the checkpoint at *path*, told from its files.
@@ -136,6 +145,9 @@ def format_of(path: Path) -> str:
         ArtifactError: It fits no format, or more than one; the line names them.
     """
     look = look_at(path)
+    for (config, weights), reason in _REFUSED.items():
+        if look.has(config, weights):
+            raise ArtifactError(f"{path}: {weights}: is refused: {reason}")
     names = [name for name, known in FORMATS.items() if known.fits(look)]
     if len(names) != 1:
         found = sorted(look.files or look.shapes)[:8]

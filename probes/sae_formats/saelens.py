@@ -148,6 +148,8 @@ def _place(cfg: Fields) -> tuple[str, str | None]:
     place = cfg.table("metadata") if cfg.has("metadata") else cfg
     key = "hook_name" if place.has("hook_name") else "hook_point"
     hook_name = place.text(key)
+    if place.data.get("hook_head_index") is not None:
+        place.fail("hook_head_index", "is refused: one head's part is not read")
     model_name = place.data.get("model_name")
     return hook_name, model_name if isinstance(model_name, str) else None
 

@@ -325,6 +325,16 @@ def test_what_is_no_checkpoint_is_refused(tmp_path: Path, name: str) -> None:
     assert_refused(path, "expected|fits none")
 
 
+def test_a_temporal_sae_is_refused_with_the_reason(tmp_path: Path) -> None:
+    """
+    An SAE that attends to earlier tokens is known, and not read.
+    """
+    (tmp_path / "conf.yaml").write_text("")
+    raw_safetensors(tmp_path / "latest_ckpt.safetensors", {"D": entry([2], 8)})
+
+    assert_refused(tmp_path, "is refused: a temporal SAE attends to earlier tokens")
+
+
 BATCH = ("BatchTopKSAE", "MatryoshkaBatchTopKSAE")
 
 

@@ -151,3 +151,95 @@ def test_dictionary_learning(tmp_path: Path, cls: str) -> None:
 
     loaded, _ = utils.load_dictionary(str(tmp_path), device="cpu")
     assert_same(loaded.encode(torch.tensor(x)), ours.encode(x))
+
+
+SCOPIUM: list[dict[str, Any]] = [
+    {"act_fn": "relu", "norm_activation": "dataset-wise"},
+    {"act_fn": "jumprelu", "norm_activation": "dataset-wise"},
+    {"act_fn": "jumprelu", "sparsity_include_decoder_norm": False},
+    {"act_fn": "topk", "top_k": 7, "norm_activation": "token-wise"},
+    {"act_fn": "topk", "top_k": 7, "norm_activation": "inference"},
+]
+
+
+@pytest.mark.parametrize("changes", SCOPIUM, ids=map(str, SCOPIUM))
+def test_llamascopium(tmp_path: Path, changes: dict[str, Any]) -> None:
+    """
+    What llamascopium saves is read as it encodes what it has normalised.
+    """
+    module = native("llamascopium.models.sae", "llamascopium")
+    torch = native("torch", "torch")
+    config = module.SAEConfig(
+        hook_point_in=HOOK,
+        hook_point_out=HOOK,
+        d_model=D_IN,
+        expansion_factor=D_SAE / D_IN,
+        **changes,
+    )
+    model = module.SparseAutoEncoder(config)
+    randomise(torch, model)
+    model.set_dataset_average_activation_norm({HOOK: 9.0})
+    model.save_pretrained(tmp_path)
+    config.save_hyperparameters(tmp_path)
+    x = inputs()
+
+    ours = load_sae(tmp_path, model_name="tiny")
+
+    normed = model.normalize_activations({HOOK: torch.tensor(x)})[HOOK]
+    assert_same(model.encode(normed), ours.encode(x))
+
+
+@pytest.mark.parametrize("act_fn", ["relu", "jumprelu"])
+def test_llamascopium_crosscoder(tmp_path: Path, act_fn: str) -> None:
+    """
+    A feature of a crosscoder is on where llamascopium has it on at any source.
+    """
+    module = native("llamascopium.models.crosscoder", "llamascopium")
+    torch = native("torch", "torch")
+    places = (HOOK, "blocks.5.hook_resid_post")
+    config = module.CrosscoderConfig(
+        hook_points=list(places),
+        d_model=D_IN,
+        expansion_factor=D_SAE / D_IN,
+        act_fn=act_fn,
+    )
+    model = module.Crosscoder(config)
+    randomise(torch, model)
+    model.set_dataset_average_activation_norm(
+        dict(zip(places, (9.0, 4.0), strict=True))
+    )
+    model.save_pretrained(tmp_path)
+    config.save_hyperparameters(tmp_path)
+    x = weights(200, 2 * D_IN, seed=20) * np.float32(3)
+
+    ours = load_sae(tmp_path, model_name="tiny")
+
+    parts = zip(places, np.split(x, 2, axis=1), strict=True)
+    batch = {name: torch.tensor(part) for name, part in parts}
+    stacked, _, _ = model.prepare_input(model.normalize_activations(batch))
+    assert_same(model.encode(stacked).max(dim=1).values, ours.encode(x))
+    assert places == ours.hook_points
+
+
+@pytest.mark.parametrize("is_jump", [False, True])
+def test_circuit_tracer(tmp_path: Path, is_jump: bool) -> None:
+    """
+    What circuit-tracer saves is read as it encodes.
+    """
+    package = "circuit_tracer.transcoder.single_layer_transcoder"
+    module = native(package, "circuit-tracer")
+    torch = native("torch", "torch")
+    levels = torch.tensor(np.abs(weights(D_SAE, seed=5)))
+    activation = module.JumpReLU(levels, 0.1) if is_jump else torch.nn.functional.relu
+    cpu, float32 = torch.device("cpu"), torch.float32
+    model = module.SingleLayerTranscoder(
+        D_IN, D_SAE, activation, 3, device=cpu, dtype=float32
+    )
+    randomise(torch, model)
+    path = tmp_path / "layer_3.safetensors"
+    model.to_safetensors(str(path))
+    x = inputs()
+
+    ours = load_sae(path, hook_point="blocks.3.mlp.hook_in", model_name="tiny")
+
+    assert_same(model.encode(torch.tensor(x)), ours.encode(x))

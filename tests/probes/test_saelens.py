@@ -116,6 +116,10 @@ REFUSED = [
     ({"reshape_activations": "hook_z"}, r"reshape_activations"),
     ({"finetuning_scaling_factor": True}, r"finetuning_scaling_factor: is refused"),
     ({"metadata": {"hook_name": "blocks 1"}}, r"cfg\.json: hook_point: expected a"),
+    (
+        {"metadata": {"hook_name": HOOK_POINT, "hook_head_index": 3}},
+        r"metadata\.hook_head_index: is refused",
+    ),
     ({"metadata": {}}, r"metadata\.hook_point: expected a string"),
     ({"metadata": {"hook_name": HOOK_POINT}}, r"cfg\.json: model_name: .*give it"),
     ({"d_sae": 31}, r"W_enc: expected \(12, 31\), found \(12, 30\)"),
