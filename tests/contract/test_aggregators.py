@@ -97,6 +97,19 @@ def test_any_cut_gives_the_plain_statistic(
 
 
 @each
+def test_a_thousand_cuttings_give_the_plain_statistic(aggregator: Aggregator) -> None:
+    """
+    One request, cut in a thousand ways into 9 batches, has one statistic within 1e-6.
+    """
+    rows = evidence_of(aggregator, 300)
+
+    statistics = run(aggregator, [rows] * 1000, 9, seed=1)
+
+    expected = aggregator.aggregate(rows)
+    np.testing.assert_allclose(statistics, expected, rtol=1e-6, atol=1e-6)
+
+
+@each
 def test_long_request_gives_the_plain_statistic(aggregator: Aggregator) -> None:
     """
     Nothing is lost over ten thousand tokens in one segment.
