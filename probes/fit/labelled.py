@@ -13,7 +13,7 @@ from probes.fit.directions import fit_contrast, fit_persona
 from probes.fit.logistic import fit_logistic
 from probes.fit.moments import Progress
 from probes.fit.nonlinear import Task, fit_attention, fit_mlp, fit_multi_max, fit_swim
-from probes.fit.plan import DetectorPlan, MahalanobisPlan
+from probes.fit.plan import DetectorPlan, MahalanobisPlan, SAEPlan
 from probes.fit.plan_common import LabelledPlan
 from probes.fit.plan_linear import ContrastPlan, LogisticPlan, PersonaPlan, StreamPlan
 from probes.fit.plan_trained import NetworkPlan, SwimPlan
@@ -166,6 +166,8 @@ def check_hook_points(plan: DetectorPlan, dataset: Dataset) -> None:
     key, wanted = "hook_point", [plan.hook_point]
     if isinstance(plan.family, StreamPlan) and plan.family.hook_points is not None:
         key, wanted = "hook_points", [*plan.family.hook_points]
+    if isinstance(plan.family, SAEPlan) and plan.family.checkpoint.hook_points:
+        key, wanted = "hook_points", [*plan.family.checkpoint.hook_points]
     for hook_point in wanted:
         if hook_point not in dataset.activations:
             raise ValueError(

@@ -163,7 +163,7 @@ def _read_detector(table: Fields, folder: Path) -> DetectorPlan:
     name, family_name = table.text("name"), table.text("family")
     _check(table, "name", check_name, name)
     hook_point = ""
-    if family_name != "all_layers":
+    if family_name != "all_layers" and not _is_crosscoder(table, family_name):
         hook_point = table.text("hook_point")
         _check(table, "hook_point", check_hook_point, hook_point)
     aggregator = _read_aggregator(table, family_name)
@@ -196,6 +196,10 @@ def _read_detector(table: Fields, folder: Path) -> DetectorPlan:
         benign=benign,
         family=plan,
     )
+
+
+def _is_crosscoder(table: Fields, family_name: str) -> bool:
+    return family_name == "sae" and table.has("hook_points")
 
 
 def _read_mahalanobis(table: Fields) -> MahalanobisPlan:
