@@ -14,7 +14,7 @@ from probes.fit.ensemble import fit_layer_ensemble
 from probes.fit.logistic import fit_logistic
 from probes.fit.moments import Progress
 from probes.fit.nonlinear import Task, fit_attention, fit_mlp, fit_multi_max, fit_swim
-from probes.fit.plan import CascadePlan, DetectorPlan, MahalanobisPlan
+from probes.fit.plan import CascadePlan, DetectorPlan, MahalanobisPlan, SAEPlan
 from probes.fit.plan_benign import LayerDeltaPlan
 from probes.fit.plan_common import LabelledPlan
 from probes.fit.plan_ensemble import EnsemblePlan
@@ -183,6 +183,8 @@ def check_hook_points(plan: DetectorPlan, dataset: Dataset) -> None:
             StreamPlan(hook_points=tuple(several)) | LayerDeltaPlan(hook_points=several)
         ):
             key, wanted = "hook_points", [*several]
+        case SAEPlan(checkpoint=checkpoint) if checkpoint.hook_points:
+            key, wanted = "hook_points", [*checkpoint.hook_points]
         case EnsemblePlan(members=members):
             key, wanted = "members", [*members]
         case CascadePlan():

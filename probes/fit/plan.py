@@ -200,7 +200,9 @@ def _read_detector(
     name, family_name = table.text("name"), table.text("family")
     _check(table, "name", check_name, name)
     hook_point = ""
-    if family_name not in SEVERAL_HOOK_POINTS:
+    if family_name not in SEVERAL_HOOK_POINTS and not _is_crosscoder(
+        table, family_name
+    ):
         hook_point = table.text("hook_point")
         _check(table, "hook_point", check_hook_point, hook_point)
     aggregator = _read_aggregator(table, family_name)
@@ -268,6 +270,10 @@ def _read_cascade(
         max_rows=table.integer("max_rows", 20_000, minimum=1),
         seed=table.integer("seed", 0),
     )
+
+
+def _is_crosscoder(table: Fields, family_name: str) -> bool:
+    return family_name == "sae" and table.has("hook_points")
 
 
 def _read_mahalanobis(table: Fields) -> MahalanobisPlan:

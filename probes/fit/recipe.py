@@ -282,18 +282,19 @@ def _watch(plan: DetectorPlan, sae_plan: SAEPlan, dataset: Dataset) -> Detector:
 
 
 def _load_sae(plan: DetectorPlan, checkpoint: CheckpointPlan, dataset: Dataset) -> SAE:
-    """The checkpoint, if it is of this hook point and of our model."""
+    """The checkpoint, if it is of these hook points and of our model."""
+    hook_points = checkpoint.hook_points or (plan.hook_point,)
     sae = load_sae(
         checkpoint.path,
         format=checkpoint.format,
-        hook_point=plan.hook_point,
+        hook_points=hook_points,
         model_name=checkpoint.model_name or None,
         scale=checkpoint.scale,
         k=checkpoint.k,
     )
-    d_model = dataset.activations[plan.hook_point].shape[1]
-    if sae.d_in != d_model:
-        raise ValueError(f"path: expected an SAE of d_model {d_model}, got {sae.d_in}")
+    d_model = dataset.activations[hook_points[0]].shape[1]
+    if sae.d_model != d_model:
+        raise ValueError(f"path: expected d_model {d_model}, got {sae.d_model}")
     # A checkpoint names its model in words, a data set by its files: that both are
     # the same only the operator can say.
     if sae.model_name != checkpoint.model_name:

@@ -4,15 +4,12 @@
 from pathlib import Path
 
 from probes.sae_formats.folding import scaled
-from probes.sae_formats.given import Given
+from probes.sae_formats.given import MLP_INPUTS, Given
 from probes.sae_formats.npz_file import open_npz
 from probes.sae_formats.record import SAE
 from probes.sae_formats.tensors import Tensors
 
 _KEYS = ("W_enc", "W_dec", "b_enc", "b_dec", "threshold")
-
-# What a transcoder reads, as SAELens and TransformerLens call it.
-_MLP_INPUTS = ("ln2.hook_normalized", "hook_mlp_in", "mlp.hook_in")
 
 
 def read_gemma_scope(path: Path, given: Given) -> SAE:
@@ -45,7 +42,7 @@ def read_gemma_scope(path: Path, given: Given) -> SAE:
         model_name=given.model(file, None),
         W_dec=W_dec,
         b_dec=tensors.floats(keys["b_dec"], (W_dec.shape[1],)),
-        is_transcoder=places[0].endswith(_MLP_INPUTS),
+        is_transcoder=places[0].endswith(MLP_INPUTS),
     )
     tensors.close()
     return sae

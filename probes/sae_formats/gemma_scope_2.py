@@ -3,7 +3,7 @@
 
 from pathlib import Path
 
-from probes.sae_formats.given import Given
+from probes.sae_formats.given import MLP_INPUTS, Given
 from probes.sae_formats.record import SAE
 from probes.sae_formats.safetensors_file import open_safetensors
 from probes.sae_formats.tensors import read_json
@@ -27,13 +27,14 @@ def read_gemma_scope_2(path: Path, given: Given) -> SAE:
     W_dec = None  # noqa: N806
     if len(tensors.declared("w_dec")) == 2:
         W_dec = tensors.floats("w_dec", (d_sae, "d_out"))  # noqa: N806
-    is_transcoder = W_dec is None or (writes is not None and writes != reads)
+    places = given.places(file, (reads,) if reads else None)
+    is_transcoder = writes not in (None, reads) or places[0].endswith(MLP_INPUTS)
     sae = SAE(
         W_enc=tensors.floats("w_enc", (d_in, d_sae)),
         b_enc=tensors.floats("b_enc", (d_sae,)),
         activation="jumprelu",
         threshold=tensors.floats("threshold", (d_sae,)),
-        hook_points=given.places(file, (reads,) if reads else None),
+        hook_points=places,
         model_name=given.model(file, model_name),
         W_dec=W_dec,
         b_dec=None if W_dec is None else tensors.floats("b_dec", ("d_out",)),

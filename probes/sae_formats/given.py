@@ -9,6 +9,15 @@ from probes.hooks import canonical_hook_point
 
 # A module of transformers whose output is the residual stream after a block.
 _BLOCK = re.compile(r"(?:\w+\.)*(?:layers|h)\.(0|[1-9][0-9]{0,3})(?:\.output)?")
+
+# What a transcoder reads, as TransformerLens, SAELens and transformers call it.
+MLP_INPUTS = (
+    "hook_mlp_in",
+    "ln2.hook_normalized",
+    "mlp.hook_in",
+    "pre_feedforward_layernorm.output",
+)
+
 _NAME = re.compile(r"[A-Za-z0-9_.-]{1,200}")
 
 

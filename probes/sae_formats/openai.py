@@ -30,7 +30,7 @@ def read_openai(path: Path, given: Given) -> SAE:
         W_dec = tensors.floats("decoder.weight", (d_in, d_sae)).T  # noqa: N806
     pre_bias = tensors.floats("pre_bias", (d_in,))
     b_enc = tensors.floats("latent_bias", (d_sae,))
-    tensors.close(["stats_*", "decoder.linear.weight"])
+    tensors.close(["stats_*", "activation", "activation_state_dict"])
     is_topk = activation == "topk"
     return SAE(
         W_enc=W_enc,

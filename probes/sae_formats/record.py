@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from probes.arrays import Float32, check_array
+from probes.arrays import FLOAT32_MAX, Float32, check_array
 from probes.errors import ActivationShapeError
 from probes.hooks import check_hook_point
 from probes.sae_formats.activations import (
@@ -189,7 +189,19 @@ class SAE:
         if activations.dtype != np.float32:
             raise ActivationShapeError(f"SAE expects float32, got {activations.dtype}")
         normed = normalise(activations, self.input_norm, self.norm_eps)
-        return normed @ self.W_enc + self.b_enc
+        if self.n_sources == 1:
+            return normed @ self.W_enc + self.b_enc
+        # Rounded source by source, as columns come: what is within a rounding of a
+        # threshold then falls on the same side in both.
+        rows = zip(
+            np.split(normed, self.n_sources, axis=1),
+            np.split(self.W_enc, self.n_sources),
+            strict=True,
+        )
+        products = sum((x @ weight).astype(np.float64) for x, weight in rows)
+        wide = np.clip(products + self.b_enc, -FLOAT32_MAX, FLOAT32_MAX)
+        pre: Float32 = wide.astype(np.float32)
+        return pre
 
     def encode(self, activations: Float32) -> Float32:
         """

@@ -101,16 +101,17 @@ class Tensors:
 
     def close(self, ignored: Collection[str] = ()) -> None:
         """
-        Raise `ArtifactError` if a tensor was not taken.
+        Raise `ArtifactError` if a tensor, or a value beside them, was not taken.
 
         A tensor that a reader does not know may change what the others mean.
 
         Args:
             ignored: Names that may be there, with ``*`` for anything.
         """
-        for name in sorted(self._entries.keys() - self._taken):
+        for name in sorted((self._entries.keys() | self.plain.keys()) - self._taken):
             if not any(fnmatch.fnmatchcase(name, pattern) for pattern in ignored):
-                self.fail(name, "expected no such tensor, found one")
+                what = "tensor" if name in self._entries else "value"
+                self.fail(name, f"expected no such {what}, found one")
 
     def _read(self, name: str, shape: Shape, kind: str) -> NDArray[np.generic]:
         sizes = f"({', '.join(map(str, shape))}{',' if len(shape) == 1 else ''})"

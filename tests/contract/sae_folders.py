@@ -41,7 +41,7 @@ def _gemma_scope(*, is_lower: bool = False, divisor: float = 1.0) -> Any:
     return write
 
 
-def _gemma_scope_2(config: dict[str, str] | None, file: str = "") -> Any:
+def _gemma_scope_2(config: dict[str, Any] | None, file: str = "") -> Any:
     def write(folder: Path) -> tuple[Path, Formula]:
         t = pieces()
         stored = {name.lower(): t[name] for name in t} | {"threshold": levels(5)}
@@ -98,6 +98,7 @@ GEMMA = {
                 "model_name": "tiny",
                 "hf_hook_point_in": _NORM_IN,
                 "hf_hook_point_out": _NORM_OUT,
+                "affine_connection": True,
             }
         ),
         activation="jumprelu",

@@ -5,6 +5,7 @@ import json
 import os
 import pickle
 import struct
+import sys
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -208,6 +209,30 @@ def test_a_pickle_runs_nothing(tmp_path: Path, kind: str) -> None:
 
     assert_refused(path, "expected")
     assert not made.exists()
+
+
+def test_a_torch_file_without_torch_says_what_to_install(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """
+    Where torch is not installed, the line names it.
+    """
+    path = tmp_path / "sae.pt"
+    npz(path, {"archive/data.pkl": b""})
+    monkeypatch.setitem(sys.modules, "torch", None)
+
+    assert_refused(path, "pip install torch")
+
+
+def test_an_unknown_value_of_a_torch_file_is_refused(tmp_path: Path) -> None:
+    """
+    What stands beside the tensors may change their meaning, too.
+    """
+    path, _ = FILES["goodfire"].write(tmp_path / "sae")
+    torch = pytest.importorskip("torch", reason="pip install torch")
+    torch.save(torch.load(path, weights_only=True) | {"tied": True}, path)
+
+    assert_refused(path, "tied: expected no such value", **GIVEN)
 
 
 def test_a_packed_torch_file_is_refused(tmp_path: Path) -> None:
