@@ -32,7 +32,8 @@ class Fields:
     def fail(self, key: str, problem: str) -> NoReturn:
         """Raise: file, path, *key* and *problem*, in one line."""
         where = ".".join(part for part in (self.path, key) if part)
-        raise self.error(f"{self.file}: {where}: {' '.join(problem.split())}")
+        line = f"{' '.join(where.split())}: {' '.join(problem.split())}"
+        raise self.error(f"{self.file}: {line}")
 
     def has(self, key: str) -> bool:
         return key in self.data

@@ -7,6 +7,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+
 from probes.errors import ArtifactError
 from probes.sae_formats.circuit_tracer import read_circuit_tracer, read_cross_layer
 from probes.sae_formats.crosscoder import read_crosscoder
@@ -208,10 +210,12 @@ def load_sae(
         )
     given = Given(hook_points=hook_points, model_name=model_name, scale=scale, k=k)
     try:
-        sae = FORMATS[name].read(path, given)
+        # What overflows becomes an infinity, and the record refuses it.
+        with np.errstate(over="ignore", invalid="ignore"):
+            sae = FORMATS[name].read(path, given)
     except ArtifactError:
         raise
-    except ValueError as error:  # the record's, which does not know the file
+    except (ValueError, OverflowError) as error:  # which do not know the file
         raise ArtifactError(f"{path}: {error}") from error
     given.check_taken(path)
     return sae

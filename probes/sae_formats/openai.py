@@ -53,13 +53,20 @@ def _activation(tensors: Tensors) -> tuple[str, int | None, bool]:
     if name == "ReLU":
         return "relu", None, False
     if name != "TopK":
-        tensors.fail("activation", f"expected 'ReLU' or 'TopK', found {name!r}")
+        tensors.fail("activation", f"expected 'ReLU' or 'TopK', found {_word(name)}")
     state = tensors.plain.get("activation_state_dict")
     if not isinstance(state, Mapping):
-        tensors.fail("activation_state_dict", f"expected a table, found {state!r}")
+        tensors.fail("activation_state_dict", f"expected a table, found {_word(state)}")
     k, after = state.get("k"), state.get("postact_fn", "ReLU")
     if isinstance(k, bool) or not isinstance(k, int):
-        tensors.fail("activation_state_dict", f"expected an integer k, found {k!r}")
+        tensors.fail(
+            "activation_state_dict", f"expected an integer k, found {_word(k)}"
+        )
     if after not in ("ReLU", "Identity"):
-        tensors.fail("activation_state_dict", f"{after!r} after TopK is refused")
+        tensors.fail("activation_state_dict", f"{_word(after)} after TopK is refused")
     return "topk", k, after == "Identity"
+
+
+def _word(value: object) -> str:
+    """*value* for a message; a pickle can hold one that is too long to write out."""
+    return repr(value[:80]) if isinstance(value, str) else type(value).__name__

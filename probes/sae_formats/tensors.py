@@ -18,6 +18,7 @@ from probes.fields import Fields, json_fields
 # d_model 8192 with 131072 features in float32 is 8 GiB for encoder and decoder.
 MAX_BYTES = 16 << 30
 _MAX_JSON_BYTES = 16 << 20
+_MAX_NAME = 200
 
 Shape = tuple[int | str, ...]
 
@@ -50,6 +51,13 @@ class Tensors:
         plain: Mapping[str, object] | None = None,
     ) -> None:
         """*plain* is what a file of torch holds beside its tensors."""
+        for name in [*entries, *(plain or ())]:
+            # Messages quote it.
+            if not name.isprintable() or len(name) > _MAX_NAME:
+                raise ArtifactError(
+                    f"{file}: expected names of at most {_MAX_NAME} plain characters, "
+                    f"found {ascii(name)[:80]}"
+                )
         self.file = file
         self.plain = dict(plain or {})
         self._entries = dict(entries)

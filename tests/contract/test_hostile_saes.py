@@ -80,6 +80,32 @@ def test_a_header_longer_than_its_file_is_refused(tmp_path: Path) -> None:
     assert_refused(path, "found a header of")
 
 
+@pytest.mark.parametrize("name", ["a\nb", "\x1b[31m", "a" * 201])
+def test_names_are_fit_to_be_printed(tmp_path: Path, name: str) -> None:
+    """
+    A name that would break a log line, or fill it, is refused.
+    """
+    path = tmp_path / "layer_0.safetensors"
+    raw_safetensors(path, {name: entry([2], 8)}, b"\0" * 8)
+
+    assert_refused(path, "expected names of at most 200 plain characters")
+
+
+def test_a_value_that_is_too_long_to_print_is_refused(tmp_path: Path) -> None:
+    """
+    Lists of lists of lists, shared so that they take no room, are not written out.
+    """
+    torch = pytest.importorskip("torch", reason="pip install torch")
+    path, _ = FILES["openai-topk"].write(tmp_path / "sae")
+    nested: list[Any] = []
+    for _ in range(64):
+        nested = [nested, nested]
+    state = torch.load(path, weights_only=True)
+    torch.save(state | {"activation_state_dict": nested}, path)
+
+    assert_refused(path, "activation_state_dict: expected a table, found list", **GIVEN)
+
+
 def test_overlapping_tensors_are_refused(tmp_path: Path) -> None:
     """
     The same bytes cannot be declared often, and be taken as often.
@@ -313,6 +339,27 @@ def test_cut_and_flipped_files_are_one_line(tmp_path: Path, case: Any) -> None:
             file.write_bytes(damaged)
             _load_or_refuse(path, case)
         file.write_bytes(whole)
+
+
+HOSTILE: list[Any] = [None, True, -1, 0, 10**400, 1e300, 1e-300, "x\ny", [], {}, [[1]]]
+
+
+@pytest.mark.parametrize("case", CASES.values(), ids=CASES)
+def test_any_configuration_is_read_or_one_line(tmp_path: Path, case: Any) -> None:
+    """
+    Whatever stands in place of a value of a configuration, it is a line or it is read.
+    """
+    path, _ = case.write(tmp_path / "checkpoint")
+    for file in path.rglob("*.json"):
+        whole = json.loads(file.read_text())
+        for table in [whole, *(v for v in whole.values() if isinstance(v, dict))]:
+            for key, usual in list(table.items()):
+                for value in HOSTILE:
+                    table[key] = value
+                    save_json(file, whole)
+                    _load_or_refuse(path, case)
+                table[key] = usual
+        save_json(file, whole)
 
 
 def _load_or_refuse(path: Path, case: Any) -> None:
