@@ -30,6 +30,8 @@ SOURCES = (HOOK_POINT, LATER_HOOK_POINT)
 HEAD = """
 name = "features"
 version = "1"
+
+[calibration]
 alpha = 0.1
 
 [[detector]]
