@@ -175,9 +175,13 @@ class SAEFeatureDetector:
     def head(self, columns: Float32) -> Float32:
         """Normalise, activate, compete, judge; see `probes.detector.Detector.head`."""
         check_columns(self, columns)
+        return self._rule.evidence(self.features_on(columns))
+
+    def features_on(self, columns: Float32) -> Float32:
+        """The watched features of each token, (n_tokens, n_watched)."""
         pre = self._rows.pre_activations(columns)
         features = rectify(pre, self.gates, self.gains, self.shifts)
-        return self._rule.evidence(self._winners(features)[:, self.watched])
+        return self._winners(features)[:, self.watched]
 
     def _winners(self, features: Float32) -> Float32:
         """*features* (n_tokens, k), 0 where another of the group is larger."""

@@ -143,13 +143,24 @@ class TopKFeatureDetector:
             )
         candidates = np.flatnonzero(self.may_hold(columns, rows))
         evidence = np.zeros((len(columns), 1), dtype=np.float32)
+        evidence[candidates] = self._rule.evidence(self._watched(rows[candidates]))
+        return evidence
+
+    def features_on(self, activations: Mapping[str, Float32]) -> Float32:
+        """The watched features of each token, (n_tokens, n_watched)."""
+        return self._watched(
+            activations_of(self.sae.hook_points, self.sae.d_model, activations)
+        )
+
+    def _watched(self, rows: Float32) -> Float32:
+        """Of the whole encoding of *rows*, the watched features."""
+        features = np.empty((len(rows), len(self.features)), dtype=np.float32)
         # An SAE that is wide takes its tokens a few at a time.
         n_at_once = max(1, _MAX_VALUES // self.sae.d_sae)
-        for start in range(0, len(candidates), n_at_once):
-            some = candidates[start : start + n_at_once]
-            features = self.sae.encode(rows[some])[:, self.features]
-            evidence[some] = self._rule.evidence(features)
-        return evidence
+        for start in range(0, len(rows), n_at_once):
+            some = slice(start, start + n_at_once)
+            features[some] = self.sae.encode(rows[some])[:, self.features]
+        return features
 
     def may_hold(self, columns: Float32, activations: Float32) -> NDArray[np.bool_]:
         """Which tokens the whole encoder has to look at, (n_tokens,)."""
