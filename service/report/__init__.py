@@ -1,0 +1,1 @@
+"""The page of `innerwatch evaluate`: pictures and text in one file."""
