@@ -158,7 +158,7 @@ def _roc(report: Report) -> str:
         figure, axes = _figure(n_rows, n_columns, 3.2)
         for kind, one in zip(kinds, axes, strict=False):
             _draw_roc(one, [s for s in report.separations if s.kind == kind])
-            one.set_title(kind)
+            one.set_title(_plain(kind))
         for one in axes[len(kinds) :]:
             one.set_visible(False)
         _legend_below(figure, axes[0])
@@ -208,7 +208,7 @@ def _histograms(report: Report) -> str:
                         fill=kind == report.benign,
                         alpha=0.45 if kind == report.benign else 1,
                         color=colour_of(report, kind),
-                        label=kind,
+                        label=_plain(kind),
                     )
             one.axvline(0, color=_INK, lw=0.9, ls="--")
             one.set_xscale("asinh")
@@ -236,7 +236,7 @@ def _layers(report: Report) -> str:
                 [one.auroc for one in some],
                 marker="o",
                 color=colour_of(report, kind),
-                label=kind,
+                label=_plain(kind),
             )
         layers = sorted({one.layer for one in report.layers})
         axes.set_xticks(layers)
@@ -263,8 +263,10 @@ def _draw_correlation(axes: Axes, correlation: Correlation) -> None:
     matrix = np.array(
         [[np.nan if x is None else x for x in row] for row in correlation.matrix]
     )
-    axes.imshow(matrix, cmap="RdBu_r", vmin=-1, vmax=1)
     n = len(correlation.detectors)
+    axes.pcolormesh(range(n), range(n), matrix, cmap="RdBu_r", vmin=-1, vmax=1)
+    axes.invert_yaxis()
+    axes.set_aspect("equal")
     axes.set_xticks(range(n), correlation.detectors, rotation=45, ha="right")
     axes.set_yticks(range(n), correlation.detectors)
     axes.set_title(f"{correlation.kinds} requests")
@@ -297,7 +299,7 @@ def _masked(report: Report) -> str:
                 [(s.share or 0) * 100 for s in (drop.flagged, drop.flagged_masked)],
                 marker="o",
                 color=colour_of(report, drop.kind),
-                label=drop.kind,
+                label=_plain(drop.kind),
             )
         axes.set_xticks([0, 1], ["as sent", "trigger text left out"])
         axes.set_xlim(-0.3, 1.3)
@@ -305,6 +307,12 @@ def _masked(report: Report) -> str:
         axes.set_ylabel("requests flagged, %")
         axes.legend()
         return _svg(figure, "masked")
+
+
+def _plain(text: str) -> str:
+    """*text* as it is: no formula, and no name that a legend leaves out."""
+    escaped = text.replace("$", r"\$")
+    return f"\u200b{escaped}" if escaped.startswith("_") else escaped
 
 
 def _legend_below(figure: Figure, axes: Axes) -> None:

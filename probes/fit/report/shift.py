@@ -101,16 +101,18 @@ def psi(reference: Float64, here: Float64) -> float:
     """
     Population stability index over the deciles of *reference*.
 
-    Each part has half a request more, so that an empty one counts, and no one is
-    infinite. Equal deciles are one part.
+    Each part has half a request more, so that none is infinite.
 
     >>> psi(np.arange(100.0), np.arange(100.0))
     0.0
     """
     ranks = np.sort(reference)[(np.arange(1, _N_PARTS) * len(reference)) // _N_PARTS]
-    edges = np.unique(ranks)
+    edges, n_equal = np.unique(ranks, return_counts=True)
+    # What many requests share (a detector that is silent) is a part of its own.
+    below = np.nextafter(edges[n_equal > 1], -np.inf)
+    cuts = np.unique(np.concatenate([edges, below]))
     counts = [
-        np.bincount(np.searchsorted(edges, x, side="right"), minlength=len(edges) + 1)
+        np.bincount(np.searchsorted(cuts, x, side="left"), minlength=len(cuts) + 1)
         for x in (reference, here)
     ]
     return _psi_of_counts(*counts)
