@@ -2,12 +2,12 @@
 VENV ?= .venv
 PY := $(VENV)/bin/python
 
-.PHONY: demo test setup lint unit e2e wheel proto format bench
+.PHONY: demo test setup lint unit e2e wheel oracles proto format bench
 
 demo: setup
 	$(VENV)/bin/innerwatch demo $(ARGS)
 
-test: setup lint unit e2e wheel
+test: setup lint unit e2e wheel oracles
 
 setup:
 	@deploy/requirements/install.sh $(VENV)
@@ -27,6 +27,10 @@ e2e: setup
 # The wheel, alone in an empty environment, outside the checkout.
 wheel: setup
 	deploy/wheel_test.sh $(VENV)
+
+# SAE readers against the libraries whose checkpoints they read.
+oracles: setup
+	deploy/oracles_test.sh $(VENV)
 
 format: setup
 	$(PY) -m ruff check --fix .

@@ -1,9 +1,11 @@
 # The libraries pull in much more than they need; none is a dependency of ours. Each of
-# these tests is skipped where its library is not installed.
+# these tests is skipped where its library is not installed; `make oracles` installs
+# those that the package index has, and then a test that is skipped has failed.
 """Checkpoints that the native libraries write, against their own encodings."""
 
 import importlib
 import json
+import os
 import warnings
 from pathlib import Path
 from typing import Any
@@ -18,6 +20,9 @@ from tests.contract.sae_checkpoints import D_IN, D_SAE, HOOK, weights
 pytestmark = pytest.mark.filterwarnings("ignore")
 
 
+INSTALLED = os.environ.get("INNERWATCH_ORACLES", "").split()
+
+
 def native(module: str, package: str) -> Any:
     """The library, or a skip that says what to install."""
     try:
@@ -25,6 +30,8 @@ def native(module: str, package: str) -> Any:
             warnings.simplefilter("ignore")
             return importlib.import_module(module)
     except ImportError as error:
+        if package in INSTALLED:
+            pytest.fail(f"{package} is expected here: {error}")
         pytest.skip(f"pip install {package} ({error})")
 
 
