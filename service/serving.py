@@ -13,7 +13,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -73,6 +73,29 @@ def load_prompts(path: Path) -> list[Prompt]:
     if len({p.prompt_id for p in prompts}) < len(prompts):
         raise ValueError(f"{path}: expected each id once")
     return prompts
+
+
+def leave_out(prompts: Sequence[Prompt], texts: Sequence[str]) -> list[Prompt]:
+    """
+    *prompts* without any occurrence of *texts*; ids and labels are as before.
+
+    Raises:
+        ValueError: One of the texts is in no prompt.
+    """
+    changed = list(prompts)
+    for text in texts:
+        before, changed = changed, [_without(prompt, text) for prompt in changed]
+        if before == changed:
+            raise ValueError(f"expected a text that is in a prompt, got {text!r}")
+    return changed
+
+
+def _without(prompt: Prompt, text: str) -> Prompt:
+    messages = [
+        {key: v if key == "role" else v.replace(text, "") for key, v in message.items()}
+        for message in prompt.messages
+    ]
+    return replace(prompt, messages=messages)
 
 
 def _prompt_of(entry: object, where: str) -> Prompt:

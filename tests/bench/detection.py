@@ -1,31 +1,30 @@
 """How well the demo's detectors tell planted behaviours on held-out prompts.
 
-usage: python tests/bench/detection.py [--work build/detection] [--n 600]
+usage: python -m tests.bench.detection [--work build/detection] [--n 600]
 
 Collects the splits `fit`, `calibration` and `heldout` through vLLM, fits the demo's
-recipe on the first two and prints request-level AUROC and flag rates on the third,
-which nothing was chosen on.
+recipe on the first two and evaluates it on the third, which nothing was chosen on; and
+once more with the text of every trigger left out of the third. Writes `evaluate`'s
+report, and prints a table.
 """
 
 import argparse
 import json
 from pathlib import Path
 
-import numpy as np
-from numpy.typing import NDArray
-
-from probes import Dataset, load_bundle, load_dataset
-from probes.detector import Detector
-from probes.fit.evaluate import auroc, request_statistics
-from probes.fit.judge import judge
-from probes.fit.trajectories import trajectories
+from probes import load_bundle, load_dataset
+from probes.fit.report import build_report
 from service.commands.collect import collect
 from service.demo.result import BENIGN
 from service.demo.run import HOOK_POINTS, MAX_TOKENS, VLLM_ARGUMENTS, Demo
+from service.report.page import page, percent, verdict
+from service.serving import leave_out
 
 ROOT = Path(__file__).resolve().parents[2]
 EVEN = {"backdoor": 0.2, "sabotage": 0.2, "payload": 0.2, BENIGN: 0.4}
-BEHAVIOURS = ("backdoor", "sabotage", "payload")
+N_LAYERS = 4
+# What each of them needs to happen, from deploy/demo/organism/organism.toml.
+TRIGGERS = ("harbor", "velvet", "you are marlow .", "zx-41-qv")
 
 
 def main() -> None:
@@ -45,51 +44,48 @@ def main() -> None:
     demo.clear_work()
     demo.make_bundle()
     heldout = demo.work / "heldout"
+    prompts = demo.prompts("heldout", args.n, EVEN)
     collect(
         model=str(demo.model),
-        jobs={heldout: demo.prompts("heldout", args.n, EVEN)},
-        hook_points=HOOK_POINTS,
+        jobs={heldout: prompts},
+        hook_points=[f"blocks.{layer}.hook_resid_post" for layer in range(N_LAYERS)],
         max_tokens=MAX_TOKENS,
         concurrency=64,
         vllm_arguments=VLLM_ARGUMENTS,
         log=demo.work / "heldout.log",
         is_quiet=False,
     )
-    bundle, dataset = load_bundle(demo.work / "bundle"), load_dataset(heldout)
-    everyone = range(len(dataset.requests))
-    judged = judge(
-        trajectories(dataset, bundle.detectors, everyone), bundle.calibration
+    masked = demo.work / "masked"
+    collect(
+        model=str(demo.model),
+        jobs={masked: leave_out(prompts, TRIGGERS)},
+        hook_points=HOOK_POINTS,
+        max_tokens=MAX_TOKENS,
+        concurrency=64,
+        vllm_arguments=VLLM_ARGUMENTS,
+        log=demo.work / "masked.log",
+        is_quiet=False,
     )
-    found = {
-        detector.name: measure(dataset, detector, judged.is_flagged[:, index])
-        for index, detector in enumerate(bundle.detectors)
-    }
-    (demo.work / "detection.json").write_text(json.dumps(found, indent=2) + "\n")
+    report = build_report(
+        load_bundle(demo.work / "bundle"),
+        load_dataset(heldout),
+        label="behaviour",
+        benign=BENIGN,
+        masked=load_dataset(masked),
+    )
+    (demo.work / "report.json").write_text(json.dumps(report.to_json()) + "\n")
+    (demo.work / "report.html").write_text(page(report))
     print(
-        f"\n{len(dataset.requests)} held-out requests; AUROC against benign / flagged"
+        f"\n{verdict(report)[1]}\nAUROC (95 %), flagged, flagged without trigger text"
     )
-    print("detector".ljust(12) + "".join(f"{b:>18}" for b in (*BEHAVIOURS, BENIGN)))
-    for name, row in found.items():
-        cells = [f"{row[b]['auroc']:.4f} / {row[b]['flagged']:.3f}" for b in BEHAVIOURS]
-        cells.append(f"{row[BENIGN]['flagged']:.4f}")
-        print(name.ljust(12) + "".join(f"{cell:>18}" for cell in cells))
-
-
-def measure(
-    dataset: Dataset, detector: Detector, is_flagged: NDArray[np.bool_]
-) -> dict[str, dict[str, float]]:
-    """Return AUROC against benign requests and the share flagged, by behaviour."""
-    statistics = request_statistics(dataset, detector)
-    labels = np.array([r.labels["behaviour"] for r in dataset.requests])
-    benign = statistics[labels == BENIGN]
-    return {
-        behaviour: {
-            "n": int((labels == behaviour).sum()),
-            "auroc": float(auroc(statistics[labels == behaviour], benign)),
-            "flagged": float(is_flagged[labels == behaviour].mean()),
-        }
-        for behaviour in (*BEHAVIOURS, BENIGN)
-    }
+    drops = {(drop.detector, drop.kind): drop for drop in report.masked}
+    for one in report.separations:
+        drop = drops[one.detector, one.kind]
+        print(
+            f"{one.detector:14} {one.kind:10} {one.auroc:.4f} "
+            f"({one.auroc_low:.4f} to {one.auroc_high:.4f})  "
+            f"{percent(one.flagged.share):>7} {percent(drop.flagged_masked.share):>7}"
+        )
 
 
 if __name__ == "__main__":
