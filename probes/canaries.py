@@ -35,8 +35,8 @@ TOLERANCES: Mapping[str, float] = {
 By dtype, how far `compare` may find what a model gives from what it gave.
 
 Two attention kernels on 80 benign prompts of the organism: 7e-7, 0.004 and 0.04;
-another layer of it: 1.0 (2026-11-23, `tests/bench/canaries.py --n 80`). bfloat16 rounds by up
-to 2^-9 at each operation, which adds up from layer to layer.
+another layer of it: 1.0 (2026-11-23, `tests/bench/canaries.py --n 80`). Each operation
+rounds by up to 2^-9 in bfloat16, which adds up from layer to layer.
 """
 
 _MAX_TOKEN_ID = 2**31 - 1
@@ -177,6 +177,20 @@ def _differences(
 def _lengths(canary: Canary, hook_point: str) -> Float64:
     """|x| of each token, (n_tokens, 1)."""
     return np.sqrt(canary.squared_norms[hook_point].astype(np.float64))[:, None]
+
+
+def tolerance_of(dtype: str) -> float:
+    """
+    What `compare` may find where a model is served as *dtype*.
+
+    Raises:
+        ArtifactError: *dtype* is none that is known.
+    """
+    if dtype not in TOLERANCES:
+        raise ArtifactError(
+            f"identity.dtype: expected one of {list(TOLERANCES)}, found {dtype!r}"
+        )
+    return TOLERANCES[dtype]
 
 
 def dump_canaries(canaries: Sequence[Canary]) -> bytes:

@@ -6,7 +6,17 @@ import sys
 from collections.abc import Sequence
 from typing import Protocol
 
-COMMANDS = ("serve", "check", "status", "flags", "collect", "sae", "fit", "demo")
+COMMANDS = (
+    "serve",
+    "check",
+    "status",
+    "flags",
+    "collect",
+    "sae",
+    "fit",
+    "bundle",
+    "demo",
+)
 """In the order of the help. Those that are not installed are left out."""
 
 
