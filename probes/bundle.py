@@ -1,10 +1,15 @@
-"""A detector set on disk: a folder with a JSON and a safetensors, never pickle."""
+# A bundle is a folder:
+#
+#     bundle.json             what it is, and the digests of the other two
+#     detectors.safetensors   the arrays of detectors and calibration
+#     canaries.json           see `probes.canaries`
+"""A detector set on disk: JSON and safetensors, never pickle."""
 
 import hashlib
 import os
 import shutil
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -12,20 +17,22 @@ import safetensors
 import safetensors.numpy
 
 from probes.calibration import Calibration
+from probes.canaries import Canary, check_canaries, dump_canaries, read_canaries
 from probes.codec import Arrays, pack, pack_record, unpack, unpack_record
 from probes.detector import Detector, check_name
 from probes.errors import ArtifactError
 from probes.fields import Fields, dump_json, json_fields
 from probes.hooks import layer_of
-from probes.identity import ModelIdentity, check_same_identity
+from probes.identity import NORMALISATIONS, ModelIdentity, check_same_identity
 
-SCHEMA = 2
+SCHEMA = 3
 _JSON_NAME = "bundle.json"
 _TENSORS_NAME = "detectors.safetensors"
+_CANARIES_NAME = "canaries.json"
 # Of its arrays; no detector's, since their names have no leading dot.
 _CALIBRATION = ".calibration"
 # Far above any real bundle: 4096 directions of d_model 16384 are 256 MiB.
-_MAX_BYTES = {_JSON_NAME: 16 << 20, _TENSORS_NAME: 1 << 30}
+_MAX_BYTES = {_JSON_NAME: 16 << 20, _TENSORS_NAME: 1 << 30, _CANARIES_NAME: 16 << 20}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -40,9 +47,18 @@ class Bundle:
 
         identity: The model the detectors were fitted on.
 
+        normalisation: One of `probes.identity.NORMALISATIONS`: how the activations
+            are normalised that the detectors read.
+
+        fit_sha256: Digest of the data set that they were fitted on; empty where they
+            were made by hand.
+
         detectors: In order.
 
         calibration: Of all of the detectors, in their order.
+
+        canaries: Prompts, and the columns that the detectors' bank made of them; none
+            where they were made by hand.
 
         digest: SHA-256, hex, of bundle.json, which holds the digest of the rest.
     """
@@ -50,9 +66,17 @@ class Bundle:
     name: str
     version: str
     identity: ModelIdentity
+    normalisation: str
+    fit_sha256: str
     detectors: tuple[Detector, ...]
     calibration: Calibration
+    canaries: tuple[Canary, ...]
     digest: str
+
+    @property
+    def hook_points(self) -> tuple[str, ...]:
+        """Where the detectors read, by rising layer."""
+        return tuple(_widths(self.detectors))
 
 
 def new_bundle(
@@ -62,19 +86,25 @@ def new_bundle(
     identity: ModelIdentity,
     detectors: Sequence[Detector],
     calibration: Calibration,
+    canaries: Sequence[Canary] = (),
+    normalisation: str = NORMALISATIONS[0],
+    fit_sha256: str = "",
 ) -> Bundle:
     """
     A bundle that is not on disk yet, with the digest that it will have there.
 
     Raises:
-        ArtifactError: The detectors, calibration and identity do not fit together.
+        ArtifactError: The parts do not fit together.
     """
     unsealed = Bundle(
         name=name,
         version=version,
         identity=identity,
+        normalisation=normalisation,
+        fit_sha256=fit_sha256,
         detectors=tuple(detectors),
         calibration=calibration,
+        canaries=tuple(canaries),
         digest="",
     )
     _check_consistent("bundle", unsealed)
@@ -113,7 +143,7 @@ def load_bundle(path: Path, *, expected_digest: str | None = None) -> Bundle:
     """
     Read the bundle in the folder *path* and check everything about it.
 
-    The safetensors file is bound by the digest in bundle.json, and bundle.json by
+    The other files are bound by their digests in bundle.json, and bundle.json by
     *expected_digest*: whoever must not trust the folder gives one.
 
     Raises:
@@ -128,35 +158,75 @@ def load_bundle(path: Path, *, expected_digest: str | None = None) -> Bundle:
             f"{json_path}: sha256: expected {expected_digest}, found {digest}"
         )
     table = json_fields(str(json_path), text)
-    schema = table.take("schema")
-    if schema != SCHEMA or isinstance(schema, bool):
-        table.fail("schema", f"expected {SCHEMA}, found {schema!r}")
+    _check_schema(table)
     arrays = _read_tensors(tensors_path, table.text("tensors_sha256"))
+    canaries_path = path / _CANARIES_NAME
+    canaries = _read_bound(canaries_path, table.text("canaries_sha256"))
+    hook_points = table.texts("hook_points")
     bundle = Bundle(
         name=table.text("name"),
         version=table.text("version"),
         identity=read_identity(table.table("identity")),
+        normalisation=read_normalisation(table),
+        fit_sha256=table.text("fit_sha256"),
         detectors=tuple(unpack(item, arrays) for item in table.tables("detectors")),
         calibration=unpack_record(
             Calibration, table.table("calibration"), _CALIBRATION, arrays
         ),
+        canaries=read_canaries(canaries_path, canaries),
         digest=digest,
     )
     table.close()
     if arrays:
         raise ArtifactError(f"{tensors_path}: {min(arrays)}: unknown array")
-    _check_consistent(str(json_path), bundle)
+    if hook_points != list(bundle.hook_points):
+        table.fail(
+            "hook_points",
+            f"expected those of the detectors, {list(bundle.hook_points)}, "
+            f"found {hook_points}",
+        )
+    _check_consistent(str(json_path), bundle, str(canaries_path))
     return bundle
 
 
-def check_identity(bundle: Bundle, identity: ModelIdentity) -> None:
+def check_identity(
+    bundle: Bundle,
+    identity: ModelIdentity,
+    *,
+    hook_points: Collection[str] | None = None,
+    normalisation: str | None = None,
+    where: str = "",
+) -> None:
     """
-    Raise `ArtifactError` unless *bundle* was made for the model *identity*.
+    Raise `ArtifactError` unless *bundle* was made for what is read.
 
-    Names the first field that differs, with both values; which fields count is
-    said at `probes.identity.check_same_identity`.
+    Names the first field that differs, with both values; which fields of a model
+    count is said at `probes.identity.check_same_identity`.
+
+    Args:
+        bundle: Any bundle.
+
+        identity: Of the model that is read.
+
+        hook_points: Where it is read, not looked at if None; there may be more than
+            the bundle's.
+
+        normalisation: How that is normalised; not looked at if None.
+
+        where: What is read, for the message; the bundle by default.
     """
-    check_same_identity(f"bundle {bundle.name!r}", bundle.identity, identity)
+    where = where or f"bundle {bundle.name!r}"
+    check_same_identity(where, bundle.identity, identity)
+    if hook_points is not None and not set(bundle.hook_points) <= set(hook_points):
+        raise ArtifactError(
+            f"{where}: hook_points: expected {list(bundle.hook_points)}, "
+            f"found {sorted(hook_points)}"
+        )
+    if normalisation is not None and normalisation != bundle.normalisation:
+        raise ArtifactError(
+            f"{where}: normalisation: expected {bundle.normalisation!r}, "
+            f"found {normalisation!r}"
+        )
 
 
 def read_identity(table: Fields) -> ModelIdentity:
@@ -174,29 +244,63 @@ def read_identity(table: Fields) -> ModelIdentity:
     return identity
 
 
+def read_normalisation(table: Fields, default: str | None = None) -> str:
+    """How activations are normalised, which has to be one of `NORMALISATIONS`."""
+    normalisation = table.text("normalisation", default)
+    if normalisation not in NORMALISATIONS:
+        table.fail(
+            "normalisation",
+            f"expected one of {list(NORMALISATIONS)}, found {normalisation!r}",
+        )
+    return normalisation
+
+
 def _serialise(bundle: Bundle) -> dict[str, bytes]:
     """Each file's content; the same bundle gives the same bytes."""
     packed = [pack(detector) for detector in bundle.detectors]
     arrays = {key: array for _, some in packed for key, array in some.items()}
     calibration = pack_record(bundle.calibration, _CALIBRATION, arrays)
     tensors = safetensors.numpy.save(dict(sorted(arrays.items())))
+    canaries = dump_canaries(bundle.canaries)
     table: dict[str, object] = {
         "schema": SCHEMA,
         "name": bundle.name,
         "version": bundle.version,
         "identity": asdict(bundle.identity),
+        "hook_points": list(bundle.hook_points),
+        "normalisation": bundle.normalisation,
+        "fit_sha256": bundle.fit_sha256,
         "tensors_sha256": hashlib.sha256(tensors).hexdigest(),
+        "canaries_sha256": hashlib.sha256(canaries).hexdigest(),
         "detectors": [table for table, _ in packed],
         "calibration": calibration,
     }
-    return {_TENSORS_NAME: tensors, _JSON_NAME: dump_json(table)}
+    return {
+        _TENSORS_NAME: tensors,
+        _CANARIES_NAME: canaries,
+        _JSON_NAME: dump_json(table),
+    }
 
 
-def _check_consistent(where: str, bundle: Bundle) -> None:
+def _check_schema(table: Fields) -> None:
+    schema = table.take("schema")
+    if isinstance(schema, bool) or schema != SCHEMA:
+        is_earlier = schema in range(1, SCHEMA) and not isinstance(schema, bool)
+        hint = ": fit the bundle again" if is_earlier else ""
+        table.fail("schema", f"expected {SCHEMA}, found {schema!r}{hint}")
+
+
+def _check_consistent(where: str, bundle: Bundle, canaries: str = "") -> None:
+    """*canaries* is the file that they are from, where there is one."""
     try:
         check_name(bundle.name)
     except ValueError as error:
         raise ArtifactError(f"{where}: {error}") from error
+    if bundle.normalisation not in NORMALISATIONS:
+        raise ArtifactError(
+            f"{where}: normalisation: expected one of {list(NORMALISATIONS)}, "
+            f"found {bundle.normalisation!r}"
+        )
     names = [detector.name for detector in bundle.detectors]
     if not names or len(set(names)) < len(names):
         raise ArtifactError(
@@ -209,6 +313,17 @@ def _check_consistent(where: str, bundle: Bundle) -> None:
         )
     for detector in bundle.detectors:
         _check_fits_model(f"{where}: detector {detector.name!r}", detector, bundle)
+    check_canaries(canaries or where, bundle.canaries, _widths(bundle.detectors))
+
+
+def _widths(detectors: Sequence[Detector]) -> dict[str, int]:
+    """By hook point, K_h of the detectors' bank, by rising layer."""
+    widths: dict[str, int] = {}
+    for detector in detectors:
+        for projection in detector.projections:
+            known = widths.get(projection.hook_point, 0)
+            widths[projection.hook_point] = known + len(projection.weight)
+    return dict(sorted(widths.items(), key=lambda item: layer_of(item[0])))
 
 
 def _check_fits_model(where: str, detector: Detector, bundle: Bundle) -> None:
@@ -227,17 +342,22 @@ def _check_fits_model(where: str, detector: Detector, bundle: Bundle) -> None:
 
 
 def _read_tensors(path: Path, expected_sha256: str) -> Arrays:
+    content = _read_bound(path, expected_sha256)
+    try:
+        return dict(safetensors.numpy.load(content))
+    except (safetensors.SafetensorError, ValueError, KeyError, TypeError) as error:
+        problem = " ".join(str(error).split())
+        raise ArtifactError(f"{path}: expected safetensors, found {problem}") from error
+
+
+def _read_bound(path: Path, expected_sha256: str) -> bytes:
     content = _read_limited(path)
     found = hashlib.sha256(content).hexdigest()
     if found != expected_sha256:
         raise ArtifactError(
             f"{path}: sha256: expected {expected_sha256}, found {found}"
         )
-    try:
-        return dict(safetensors.numpy.load(content))
-    except (safetensors.SafetensorError, ValueError, KeyError, TypeError) as error:
-        problem = " ".join(str(error).split())
-        raise ArtifactError(f"{path}: expected safetensors, found {problem}") from error
+    return content
 
 
 def _read_limited(path: Path) -> bytes:

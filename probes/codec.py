@@ -68,6 +68,22 @@ _MAX_DEPTH = 4
 """Detectors within detectors: a file may not ask for recursion without end."""
 
 
+def family_of(detector: Detector) -> str:
+    """
+    What the family of *detector* is called where it is stored.
+
+    Raises:
+        ArtifactError: The detector is of no family that can be stored.
+    """
+    names = [name for name, cls in _FAMILIES.items() if type(detector) is cls]
+    if not names:
+        raise ArtifactError(
+            f"detector {detector.name!r}: expected one of {sorted(_FAMILIES)}, "
+            f"got {type(detector).__name__}"
+        )
+    return names[0]
+
+
 def pack(detector: Detector) -> tuple[dict[str, object], Arrays]:
     """
     The JSON table and the arrays of *detector*, arrays named ``detector/field``.
@@ -92,18 +108,13 @@ def unpack(table: Fields, arrays: Arrays) -> Detector:
 def _pack_detector(
     detector: Detector, prefix: str, arrays: Arrays
 ) -> dict[str, object]:
-    names = [name for name, cls in _FAMILIES.items() if type(detector) is cls]
-    if not names:
-        raise ArtifactError(
-            f"detector {detector.name!r}: expected one of {sorted(_FAMILIES)}, "
-            f"got {type(detector).__name__}"
-        )
+    family_name = family_of(detector)
     if prefix.count("/") > _MAX_DEPTH:
         raise ArtifactError(
             f"detector {detector.name!r}: expected at most {_MAX_DEPTH} detectors "
             f"around it, got {prefix}"
         )
-    return {"family": names[0]} | pack_record(detector, prefix, arrays)
+    return {"family": family_name} | pack_record(detector, prefix, arrays)
 
 
 def _unpack_detector(

@@ -22,12 +22,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from probes.arrays import Float32
-from probes.bundle import read_identity
+from probes.bundle import read_identity, read_normalisation
 from probes.detector import activations_at
 from probes.errors import ActivationShapeError, ArtifactError
 from probes.fields import Fields, dump_json, json_fields
 from probes.hooks import check_hook_point
-from probes.identity import ModelIdentity, file_sha256
+from probes.identity import NORMALISATIONS, ModelIdentity, file_sha256
 from probes.npy import NpyWriter, open_npy
 
 SCHEMA = 1
@@ -70,6 +70,8 @@ class Dataset:
 
         identity: The model the activations were read from.
 
+        normalisation: One of `probes.identity.NORMALISATIONS`.
+
         activations: By hook point, of shape (n_rows, d_model), float32.
 
         token_ids: Of shape (n_rows,), int32.
@@ -83,6 +85,7 @@ class Dataset:
 
     path: Path
     identity: ModelIdentity
+    normalisation: str
     activations: dict[str, Float32]
     token_ids: NDArray[np.int32]
     positions: NDArray[np.int32]
@@ -191,6 +194,7 @@ class DatasetWriter:
         table = {
             "schema": SCHEMA,
             "identity": asdict(self._identity),
+            "normalisation": NORMALISATIONS[0],
             "hook_points": list(self._hook_points),
             "d_model": self._d_model,
             "n_rows": self._n_rows,
@@ -264,6 +268,8 @@ def load_dataset(path: Path, *, is_verified: bool = False) -> Dataset:
     if table.take("schema") != SCHEMA:
         table.fail("schema", f"expected {SCHEMA}")
     identity = read_identity(table.table("identity"))
+    # Those that were written before they said so were not normalised either.
+    normalisation = read_normalisation(table, NORMALISATIONS[0])
     d_model, n_rows = table.integer("d_model", minimum=1), table.integer("n_rows")
     hook_points = _read_hook_points(table)
     requests = _read_requests(path / _REQUESTS_NAME)
@@ -277,6 +283,7 @@ def load_dataset(path: Path, *, is_verified: bool = False) -> Dataset:
     return Dataset(
         path=path,
         identity=identity,
+        normalisation=normalisation,
         activations={
             h: open_npy(path / f"{h}.npy", (n_rows, d_model), np.float32)
             for h in hook_points

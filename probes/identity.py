@@ -8,6 +8,15 @@ from pathlib import Path
 
 from probes.errors import ArtifactError
 
+NORMALISATIONS = ("none",)
+"""
+How activations are normalised before a detector reads them.
+
+"none": the residual stream as the model has it, which is all that the plugin sends and
+that data sets hold. What a detector does to it itself (an SAE's input norm) is the
+detector's.
+"""
+
 _CHUNK_BYTES = 1 << 20
 
 

@@ -15,6 +15,7 @@ COMMANDS = (
     "sae",
     "fit",
     "evaluate",
+    "bundle",
     "demo",
 )
 """In the order of the help. Those that are not installed are left out."""

@@ -2,7 +2,7 @@
 
 import contextlib
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Protocol
 
 
@@ -14,6 +14,18 @@ class Advance(Protocol):
 
 def _silent(n: int, text: str = "") -> None:
     """Where nobody looks."""
+
+
+def counting(advance: Advance) -> Callable[..., None]:
+    """*advance* for one who counts: called with how many are done, of how many."""
+    last = 0
+
+    def tell(done: int, _total: int, text: str = "") -> None:
+        nonlocal last
+        advance(done - last, text)
+        last = done
+
+    return tell
 
 
 @contextlib.contextmanager

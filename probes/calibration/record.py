@@ -25,7 +25,8 @@ from probes.calibration.lengths import bins_of
 BUDGETS = ("even", "weighted", "learnt")
 GUARANTEES = ("marginal", "pac")
 
-_NO_LIMIT = 1 << 40  # Tokens: no request is as long.
+NO_LIMIT = 1 << 40
+"""Tokens: no request is as long."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -308,7 +309,7 @@ def fixed_thresholds(thresholds: Mapping[str, float]) -> Calibration:
     return Calibration(
         detectors=tuple(thresholds),
         gates=(),
-        longest=np.array([_NO_LIMIT]),
+        longest=np.array([NO_LIMIT]),
         centre=np.zeros((1, n_detectors)),
         scale=np.ones((1, n_detectors)),
         running_level=level,

@@ -11,6 +11,7 @@ from probes.detector import Detector
 from probes.errors import ArtifactError, RecipeError
 from probes.fit.benign import fit_diagonal, fit_nearest, fit_que, fit_relative
 from probes.fit.calibrate import calibrate
+from probes.fit.canaries import choose_canaries
 from probes.fit.cascade import fit_cascade
 from probes.fit.labelled import (
     check_hook_points,
@@ -129,13 +130,20 @@ def fit_bundle(
         )
     except ValueError as error:
         raise RecipeError(f"{recipe_path.name}: calibration: {error}") from error
+    # Of requests without anything bad in them: their tokens are in the bundle.
+    canaries = choose_canaries(
+        fit, detectors, benign_of(recipe, fit)
+    ) or choose_canaries(calibration, detectors, benign)
     tell(total, total, "done")
     return new_bundle(
         name=recipe.name,
         version=recipe.version,
         identity=fit.identity,
+        normalisation=fit.normalisation,
+        fit_sha256=fit.sha256,
         detectors=detectors,
         calibration=made,
+        canaries=canaries,
     )
 
 
@@ -324,6 +332,11 @@ def _benign(plan: DetectorPlan, dataset: Dataset) -> list[int]:
 def _check_datasets(fit: Dataset, calibration: Dataset) -> None:
     """Raise `ArtifactError` unless they are of one model and share no request."""
     check_same_identity(str(calibration.path), fit.identity, calibration.identity)
+    if fit.normalisation != calibration.normalisation:
+        raise ArtifactError(
+            f"{calibration.path}: normalisation: expected {fit.normalisation!r}, "
+            f"found {calibration.normalisation!r}"
+        )
     where = f"{calibration.path}: expected other requests than in {fit.path}, found"
     if fit.sha256 == calibration.sha256:
         raise ArtifactError(f"{where} the same data set")

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from service.cli import UsageError
 from service.commands.calibrations import calibration_facts, print_calibration
-from service.progress import progress_bar
+from service.progress import counting, progress_bar
 
 if TYPE_CHECKING:  # Fitting needs scikit-learn, ``--help`` does not.
     from probes.bundle import Bundle
@@ -81,15 +81,10 @@ def fit_shown(
     from probes.fit.plan import load_recipe
     from probes.fit.recipe import fit_bundle, n_steps
 
-    last = 0
     with progress_bar("fitting", n_steps(load_recipe(recipe)), is_shown) as advance:
-
-        def tell(done: int, total: int, text: str) -> None:
-            nonlocal last
-            advance(done - last, text)
-            last = done
-
-        return fit_bundle(recipe, fit, calibration, progress=tell, work=work)
+        return fit_bundle(
+            recipe, fit, calibration, progress=counting(advance), work=work
+        )
 
 
 def detectors_section(bundle: Path, digest: str) -> str:

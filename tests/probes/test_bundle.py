@@ -13,44 +13,23 @@ import pytest
 
 from probes import (
     ArtifactError,
-    Bundle,
     Calibration,
+    ProjectionBank,
     check_identity,
     load_bundle,
-    new_bundle,
     save_bundle,
 )
-from probes.fit.calibrate import calibrate
-from probes.fit.plan_calibration import CalibrationPlan
-from probes.fit.trajectories import Trajectories, length_grid
-from tests.probes.builders import detectors, identity, linear
+from tests.probes.builders import (
+    HOOK_POINT,
+    LATER_HOOK_POINT,
+    detectors,
+    identity,
+    linear,
+)
+from tests.probes.bundle_builders import build
 
 TENSORS = "detectors.safetensors"
-
-
-def calibration() -> Calibration:
-    """A calibration of `detectors` by real ranks of drawn numbers."""
-    names = [d.name for d in detectors()]
-    rng = np.random.default_rng(0)
-    grid = length_grid(64)
-    benign = Trajectories(
-        grid=grid,
-        n_tokens=rng.integers(1, 65, 400),
-        statistics=rng.normal(size=(400, 1, len(names))).repeat(len(grid), axis=1),
-        is_monotone=np.ones(len(names), dtype=np.bool_),
-    )
-    return calibrate(benign, names, CalibrationPlan(alpha=0.05), "d" * 64)
-
-
-def build(**changes: object) -> Bundle:
-    fields: dict[str, object] = {
-        "name": "set",
-        "version": "1",
-        "identity": identity(),
-        "detectors": detectors(),
-        "calibration": calibration(),
-    }
-    return new_bundle(**(fields | changes))  # type: ignore[arg-type]
+CANARIES = "canaries.json"
 
 
 @pytest.fixture
@@ -68,17 +47,27 @@ def refused(path: Path, match: str) -> None:
 
 def test_round_trip(path: Path) -> None:
     """
-    What was saved is what is loaded: names, identity, calibration and digest.
+    What was saved is what is loaded: names, identity, calibration, canaries, digest.
     """
     built, loaded = build(), load_bundle(path)
 
     assert (built.name, built.version) == (loaded.name, loaded.version)
     assert built.identity == loaded.identity
+    assert ("none", "f" * 64) == (loaded.normalisation, loaded.fit_sha256)
+    assert (HOOK_POINT, LATER_HOOK_POINT) == loaded.hook_points
+    assert ProjectionBank.compile(loaded.detectors).hook_points == loaded.hook_points
     assert built.calibration.evidence == loaded.calibration.evidence
     for one in fields(Calibration):
         ours, theirs = (getattr(b.calibration, one.name) for b in (built, loaded))
         np.testing.assert_array_equal(ours, theirs)
     assert [d.name for d in built.detectors] == [d.name for d in loaded.detectors]
+    for ours, theirs in zip(built.canaries, loaded.canaries, strict=True):
+        assert ours.token_ids == theirs.token_ids
+        for hook_point, columns in ours.columns.items():
+            np.testing.assert_array_equal(columns, theirs.columns[hook_point])
+            np.testing.assert_array_equal(
+                ours.squared_norms[hook_point], theirs.squared_norms[hook_point]
+            )
     assert built.digest == loaded.digest
 
 
@@ -88,7 +77,7 @@ def test_same_bundle_same_bytes(tmp_path: Path) -> None:
     """
     digests = [save_bundle(tmp_path / name, build()) for name in ("a", "b")]
 
-    for name in ("bundle.json", TENSORS):
+    for name in ("bundle.json", TENSORS, CANARIES):
         first, second = ((tmp_path / x / name).read_bytes() for x in ("a", "b"))
         assert first == second
     assert [build().digest] * 2 == digests
@@ -129,7 +118,7 @@ def test_truncated_tensors_are_refused(path: Path, n_bytes: int) -> None:
     refused(path, TENSORS)
 
 
-@pytest.mark.parametrize("name", ["bundle.json", TENSORS])
+@pytest.mark.parametrize("name", ["bundle.json", TENSORS, CANARIES])
 def test_missing_file_is_refused(path: Path, name: str) -> None:
     """
     A missing file is refused, naming it.
@@ -179,8 +168,17 @@ def _table(data: dict[str, object], key: str) -> dict[str, object]:
 
 
 EDITS: list[tuple[str, Edit]] = [
-    (r"schema: expected 2, found 1", lambda d: d.update(schema=1)),
-    (r"schema: expected 2, found True", lambda d: d.update(schema=True)),
+    (r"schema: expected 3, found 2: fit .* again", lambda d: d.update(schema=2)),
+    (r"schema: expected 3, found 4$", lambda d: d.update(schema=4)),
+    (r"schema: expected 3, found True$", lambda d: d.update(schema=True)),
+    (r"hook_points: expected those .*1\.hook", lambda d: d.update(hook_points=[])),
+    (r"hook_points: expected strings", lambda d: d.update(hook_points=[1])),
+    (
+        r"normalisation: expected one of \['none'\], found 'layer_norm'",
+        lambda d: d.update(normalisation="layer_norm"),
+    ),
+    (r"normalisation: expected a string", lambda d: d.pop("normalisation")),
+    (r"canaries\.json: sha256: exp", lambda d: d.update(canaries_sha256="0" * 64)),
     (r"extra: unknown key", lambda d: d.update(extra=1)),
     (r"version: expected a string", lambda d: d.pop("version")),
     (r"name: expected at most 64", lambda d: d.update(name="../up")),
@@ -263,14 +261,27 @@ def test_nan_is_refused(path: Path) -> None:
     refused(path, "NaN")
 
 
-def test_huge_file_is_refused_before_it_is_read(path: Path) -> None:
+@pytest.mark.parametrize(("name", "limit"), [(TENSORS, 1 << 30), (CANARIES, 16 << 20)])
+def test_huge_file_is_refused_before_it_is_read(
+    path: Path, name: str, limit: int
+) -> None:
     """
     A file beyond the limit is refused by its size alone.
     """
-    with (path / TENSORS).open("r+b") as file:
-        file.truncate((1 << 30) + 1)
+    with (path / name).open("r+b") as file:
+        file.truncate(limit + 1)
 
-    refused(path, f"{TENSORS}: expected at most")
+    refused(path, f"{name}: expected at most {limit} bytes")
+
+
+def test_altered_canaries_are_refused(path: Path) -> None:
+    """
+    One changed digit of one expected column is refused, naming the file.
+    """
+    text = (path / CANARIES).read_text()
+    (path / CANARIES).write_text(text.replace("1", "2", 1))
+
+    refused(path, f"{CANARIES}: sha256")
 
 
 def test_detectors_and_calibrations_must_agree() -> None:
@@ -307,3 +318,18 @@ def test_the_same_model_elsewhere_is_accepted(changes: dict[str, str | int]) -> 
     Where the model lies does not matter, nor a tokenizer that is not known.
     """
     check_identity(build(), identity(**changes))
+
+
+def test_where_and_how_it_is_read_is_part_of_the_identity() -> None:
+    """
+    A missing hook point and another normalisation are named, with both values.
+    """
+    places = (HOOK_POINT, LATER_HOOK_POINT, "blocks.2.hook_resid_post")
+    check_identity(build(), identity(), hook_points=places, normalisation="none")
+
+    with pytest.raises(ArtifactError, match=r"hook_points: .*10\.hook.*found \['bl"):
+        check_identity(build(), identity(), hook_points=places[:1])
+    with pytest.raises(ArtifactError, match="normalisation: expected 'none', found 'x"):
+        check_identity(build(), identity(), normalisation="x")
+    with pytest.raises(ArtifactError, match="normalisation: expected one of"):
+        build(normalisation="x")
