@@ -21,7 +21,8 @@ from probes.bundle import (
     save_bundle,
 )
 from probes.calibration import Calibration, CalibrationEvidence, fixed_thresholds
-from probes.dataset import Dataset, DatasetRequest, DatasetWriter, load_dataset
+from probes.dataset import Dataset, DatasetRequest, load_dataset
+from probes.dataset_writer import DatasetWriter
 from probes.detector import Detector, Projection, score
 from probes.errors import ActivationShapeError, ArtifactError, RecipeError
 from probes.hooks import canonical_hook_point, check_hook_point, layer_of

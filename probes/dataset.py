@@ -1,7 +1,8 @@
 # A data set is a folder:
 #
 #     dataset.json            what it is; written last, so a folder without one is
-#                             an unfinished collection and is not read
+#                             unfinished and is not read
+#     begun.json              of an unfinished one: what it was begun with
 #     requests.jsonl          one line a request, in row order
 #     token_ids.npy           int32 (n_rows,)
 #     positions.npy           int32 (n_rows,), index in the sequence from 0
@@ -11,29 +12,25 @@
 """Activations with labels on disk: written by collection, read by fitting."""
 
 import hashlib
-import json
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
-from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
 
 from probes.arrays import Float32
 from probes.bundle import read_identity, read_normalisation
-from probes.detector import activations_at
-from probes.errors import ActivationShapeError, ArtifactError
-from probes.fields import Fields, dump_json, json_fields
+from probes.errors import ArtifactError
+from probes.fields import Fields, json_fields
 from probes.hooks import check_hook_point
 from probes.identity import NORMALISATIONS, ModelIdentity, file_sha256
-from probes.npy import NpyWriter, open_npy
+from probes.npy import open_npy
 
 SCHEMA = 1
 Label = str | bool | float
-_JSON_NAME = "dataset.json"
-_REQUESTS_NAME = "requests.jsonl"
+JSON_NAME = "dataset.json"
+REQUESTS_NAME = "requests.jsonl"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -98,169 +95,19 @@ class Dataset:
         return slice(request.first_row, request.first_row + request.n_rows)
 
 
-class DatasetWriter:
-    """
-    Writes a data set, request by request.
-
-    As a context manager it finishes the data set, or leaves it unfinished if an
-    exception passes through. An unfinished folder is begun anew by the next writer.
-    """
-
-    def __init__(
-        self,
-        path: Path,
-        identity: ModelIdentity,
-        hook_points: Sequence[str],
-        d_model: int,
-    ) -> None:
-        """
-        Begin the data set in the folder *path*.
-
-        Raises:
-            ArtifactError: There is a finished data set at *path*.
-            ValueError: A hook point is not one, or is there twice.
-        """
-        if (path / _JSON_NAME).exists():
-            raise ArtifactError(f"{path}: expected no finished data set, found one")
-        for hook_point in hook_points:
-            check_hook_point(hook_point)
-        if not hook_points or len(set(hook_points)) < len(hook_points):
-            raise ValueError(
-                f"hook points: expected different ones, got {list(hook_points)}"
-            )
-        path.mkdir(parents=True, exist_ok=True)
-        self._path, self._identity, self._d_model = path, identity, d_model
-        self._hook_points = tuple(hook_points)
-        self._arrays = {
-            h: NpyWriter(path / f"{h}.npy", "<f4", d_model) for h in hook_points
-        }
-        for name in ("token_ids", "positions"):
-            self._arrays[name] = NpyWriter(path / f"{name}.npy", "<i4", None)
-        self._requests = (path / _REQUESTS_NAME).open("wb")
-        self._request_ids: set[str] = set()
-        self._n_rows = 0
-
-    def append(
-        self,
-        request_id: str,
-        activations: Mapping[str, Float32],
-        token_ids: NDArray[np.integer],
-        positions: NDArray[np.integer],
-        n_prompt_tokens: int,
-        labels: Mapping[str, Label],
-    ) -> None:
-        """
-        Add one request.
-
-        Args:
-            request_id: Not yet in the data set.
-
-            activations: By hook point, of shape (n_tokens, d_model), float32.
-
-            token_ids: Of shape (n_tokens,).
-
-            positions: Index in the sequence, of shape (n_tokens,).
-
-            n_prompt_tokens: Positions below this are the prompt.
-
-            labels: What is known about the request.
-
-        Raises:
-            ActivationShapeError: The arrays do not fit, or are not finite.
-            ValueError: The request is there already. Nothing was written.
-        """
-        if request_id in self._request_ids:
-            raise ValueError(f"request {request_id!r} is in the data set already")
-        arrays = self._checked(activations, token_ids, positions)
-        request = DatasetRequest(
-            request_id=request_id,
-            first_row=self._n_rows,
-            n_rows=len(token_ids),
-            n_prompt_tokens=n_prompt_tokens,
-            labels=dict(labels),
-        )
-        line = json.dumps(asdict(request), sort_keys=True, allow_nan=False)
-        for name, array in arrays.items():
-            self._arrays[name].append(array)
-        self._requests.write(line.encode() + b"\n")
-        self._request_ids.add(request_id)
-        self._n_rows += len(token_ids)
-
-    def close(self) -> None:
-        """Finish: from here on the folder is a data set."""
-        digests = {f"{name}.npy": a.close() for name, a in self._arrays.items()}
-        self._requests.close()
-        digests[_REQUESTS_NAME] = file_sha256(self._path / _REQUESTS_NAME)
-        table = {
-            "schema": SCHEMA,
-            "identity": asdict(self._identity),
-            "normalisation": NORMALISATIONS[0],
-            "hook_points": list(self._hook_points),
-            "d_model": self._d_model,
-            "n_rows": self._n_rows,
-            "n_requests": len(self._request_ids),
-            "files_sha256": digests,
-        }
-        unfinished = self._path / f"{_JSON_NAME}.unfinished"
-        unfinished.write_bytes(dump_json(table))
-        unfinished.rename(self._path / _JSON_NAME)
-
-    def abort(self) -> None:
-        """Close the files and leave the data set unfinished."""
-        for array in self._arrays.values():
-            array.abort()
-        self._requests.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        if error is None:
-            self.close()
-        else:
-            self.abort()
-
-    def _checked(
-        self,
-        activations: Mapping[str, Float32],
-        token_ids: NDArray[np.integer],
-        positions: NDArray[np.integer],
-    ) -> dict[str, NDArray[np.generic]]:
-        arrays: dict[str, NDArray[np.generic]] = {
-            "token_ids": token_ids,
-            "positions": positions,
-        }
-        for hook_point in self._hook_points:
-            rows = activations_at(hook_point, self._d_model, activations)
-            if not np.isfinite(rows).all():
-                raise ActivationShapeError(f"activations at {hook_point}: not finite")
-            arrays[hook_point] = rows
-        if token_ids.ndim != 1 or len({len(array) for array in arrays.values()}) > 1:
-            raise ActivationShapeError(
-                f"expected as many rows in each array, "
-                f"got { ({name: a.shape for name, a in arrays.items()}) }"
-            )
-        return arrays
-
-
 def load_dataset(path: Path, *, is_verified: bool = False) -> Dataset:
     """
     Open the data set in the folder *path*; activations stay on disk.
 
     Args:
-        path: A folder that `DatasetWriter` finished.
+        path: A folder that `probes.dataset_writer.DatasetWriter` finished.
 
         is_verified: Read every file and check its digest, too.
 
     Raises:
         ArtifactError: Unfinished, or a file is missing, altered or does not fit.
     """
-    json_path = path / _JSON_NAME
+    json_path = path / JSON_NAME
     if not json_path.is_file():
         raise ArtifactError(f"{json_path}: expected a finished data set, found none")
     text = json_path.read_bytes()
@@ -272,14 +119,14 @@ def load_dataset(path: Path, *, is_verified: bool = False) -> Dataset:
     normalisation = read_normalisation(table, NORMALISATIONS[0])
     d_model, n_rows = table.integer("d_model", minimum=1), table.integer("n_rows")
     hook_points = _read_hook_points(table)
-    requests = _read_requests(path / _REQUESTS_NAME)
+    requests = read_requests(path / REQUESTS_NAME)
     if len(requests) != table.integer("n_requests") or _n_rows_in(requests) != n_rows:
-        table.fail("n_requests", f"does not fit {_REQUESTS_NAME}")
+        table.fail("n_requests", f"does not fit {REQUESTS_NAME}")
     digests = table.table("files_sha256")
     table.close()
     if is_verified:
         arrays = [f"{name}.npy" for name in (*hook_points, "token_ids", "positions")]
-        _verify(path, digests, [*arrays, _REQUESTS_NAME])
+        _verify(path, digests, [*arrays, REQUESTS_NAME])
     return Dataset(
         path=path,
         identity=identity,
@@ -305,7 +152,13 @@ def _read_hook_points(table: Fields) -> list[str]:
     return hook_points
 
 
-def _read_requests(path: Path) -> tuple[DatasetRequest, ...]:
+def read_requests(path: Path) -> tuple[DatasetRequest, ...]:
+    """
+    The requests that the file *path* lists.
+
+    Raises:
+        ArtifactError: A line is not one, or does not follow on the one before.
+    """
     if not path.is_file():
         raise ArtifactError(f"{path}: expected a file, found none")
     requests: list[DatasetRequest] = []

@@ -2,7 +2,7 @@
 
 import os
 from pathlib import Path
-from typing import TypeVar
+from typing import IO, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,23 +21,42 @@ _T = TypeVar("_T", bound=np.generic)
 class NpyWriter:
     """Appends rows to a .npy file; the header is right only after `close`."""
 
-    def __init__(self, path: Path, descr: str, width: int | None) -> None:
-        """Rows of *width* numbers of type *descr*; of one number if it is None."""
+    def __init__(
+        self, path: Path, descr: str, width: int | None, n_rows: int = 0
+    ) -> None:
+        """
+        Rows of *width* numbers of type *descr*; of one number if it is None.
+
+        The first *n_rows* that are there already are kept, and all others cut away.
+
+        Raises:
+            ArtifactError: There are fewer.
+        """
         self._path, self._dtype, self._width = path, np.dtype(descr), width
-        self._n_rows = 0
-        self._file = path.open("wb")
-        self._file.write(self._header())
+        self._n_rows = n_rows
+        size = _HEADER_BYTES + n_rows * self._dtype.itemsize * (width or 1)
+        if n_rows and (not path.is_file() or path.stat().st_size < size):
+            raise ArtifactError(f"{path}: expected {n_rows} rows or more, found fewer")
+        self._file: IO[bytes] = path.open("r+b" if n_rows else "wb")
+        if not n_rows:
+            self._file.write(self._header())
+        self._file.truncate(size)
+        self._file.seek(size)
 
     def append(self, rows: NDArray[np.generic]) -> None:
         self._file.write(np.ascontiguousarray(rows, dtype=self._dtype).tobytes())
         self._n_rows += len(rows)
 
+    def sync(self) -> None:
+        """Make what was appended outlive a power cut."""
+        self._file.flush()
+        os.fsync(self._file.fileno())
+
     def close(self) -> str:
         """Finish the file, synced, and return its SHA-256."""
         self._file.seek(0)
         self._file.write(self._header())
-        self._file.flush()
-        os.fsync(self._file.fileno())
+        self.sync()
         self._file.close()
         return file_sha256(self._path)
 

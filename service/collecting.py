@@ -16,7 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from monitor.records import NOT_WRITTEN, StepBatch
-from probes.dataset import DatasetWriter, Label
+from probes.dataset import Label
+from probes.dataset_writer import DatasetWriter, written_requests
 from probes.identity import ModelIdentity
 from service.request_ids import client_id
 from service.rpc.innerwatch.v1 import innerwatch_pb2 as pb
@@ -42,10 +43,28 @@ class _Rows:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Target:
-    """A data set to write, and the labels of the prompts that belong in it."""
+    """
+    A data set to write.
+
+    Attributes:
+        path: Its folder.
+
+        labels: Of the prompts that belong in it, by their id.
+
+        settings: How they are sent; see `DatasetWriter`.
+
+        goes_on: Whether requests that an interrupted collection with the same
+            settings left there are kept.
+    """
 
     path: Path
     labels: Mapping[str, Mapping[str, Label]]
+    settings: Mapping[str, Label] = field(default_factory=dict)
+    goes_on: bool = False
+
+    def written(self) -> set[str]:
+        """Ids of the prompts that need not be sent again."""
+        return written_requests(self.path) if self.goes_on else set()
 
 
 class Receiver(pb_grpc.CaptureServicer):
@@ -114,11 +133,12 @@ class Collector(Receiver):
                     f"prompt {prompt_id!r}: expected in one data set, got it in {n}"
                 )
         self._targets = {prompt_id: t for t in targets for prompt_id in t.labels}
+        self._data_sets = {target.path: target for target in targets}
         self._changed = threading.Condition()
         self._rows: dict[str, _Rows] = defaultdict(_Rows)
-        self._written: dict[str, str] = {}  # vLLM's request id by prompt id
+        # vLLM's request id by prompt id; of an earlier run's it is not known.
+        self._written = {p: "" for target in targets for p in target.written()}
         self._writers: dict[Path, DatasetWriter] = {}
-        self._n_rows = {target.path: 0 for target in targets}
         self._n_lost = 0
         self._problem: CollectionError | None = None
 
@@ -145,6 +165,7 @@ class Collector(Receiver):
             )
         with self._changed:
             self.hello = request
+            self._changed.notify_all()
         return pb.HelloResponse()
 
     def on_batch(self, batch: StepBatch, n_rows_expected: int) -> None:
@@ -175,6 +196,21 @@ class Collector(Receiver):
             self._n_lost += gap.n_tokens
             self._changed.notify_all()
 
+    def begin(self, timeout_seconds: float) -> None:
+        """
+        Wait for the plugin's Hello, and begin every data set, or go on with it.
+
+        Raises:
+            CollectionError: It did not come in time, or one cannot be written.
+        """
+        with self._changed:
+            self._changed.wait_for(lambda: self.hello is not None, timeout_seconds)
+            for path in self._data_sets:
+                try:
+                    self._writer(path)
+                except (ValueError, OSError) as error:
+                    raise CollectionError(str(error)) from error
+
     def wait(self, timeout_seconds: float) -> None:
         """
         Wait until every prompt of every target has ended, or something is wrong.
@@ -199,10 +235,13 @@ class Collector(Receiver):
         """
         with self._changed:
             self._check()
-            for path in self._n_rows:
-                self._writer(path).close()
+            n_rows = {}
+            for path in self._data_sets:
+                writer = self._writer(path)
+                n_rows[path] = writer.n_rows
+                writer.close()
             self._writers.clear()
-        return dict(self._n_rows)
+        return n_rows
 
     def _missing(self) -> set[str]:
         return self._targets.keys() - self._written.keys()
@@ -269,7 +308,6 @@ class Collector(Receiver):
         except (ValueError, OSError) as error:
             raise CollectionError(f"request {prompt_id!r}: {error}") from error
         self._written[prompt_id] = request_id
-        self._n_rows[target.path] += len(positions)
 
     def _writer(self, path: Path) -> DatasetWriter:
         """The writer of *path*, begun at first need: the identity is in the Hello."""
@@ -277,8 +315,14 @@ class Collector(Receiver):
             if self.hello is None:
                 raise CollectionError(f"{path}: expected a Hello before rows, got none")
             identity = ModelIdentity(**identity_from_proto(self.hello.identity))
+            target = self._data_sets[path]
             self._writers[path] = DatasetWriter(
-                path, identity, self.hello.hook_points, identity.d_model
+                path,
+                identity,
+                self.hello.hook_points,
+                identity.d_model,
+                settings=target.settings,
+                goes_on=target.goes_on,
             )
         return self._writers[path]
 

@@ -6,7 +6,8 @@ from pathlib import Path
 import numpy as np
 
 from probes.bundle import Bundle
-from probes.dataset import Dataset, DatasetWriter, load_dataset
+from probes.dataset import Dataset, load_dataset
+from probes.dataset_writer import DatasetWriter
 from tests.probes.builders import (
     D_MODEL,
     HOOK_POINT,

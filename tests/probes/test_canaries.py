@@ -20,7 +20,7 @@ from probes import (
 )
 from probes.arrays import Float32
 from probes.canaries import TOLERANCES, Canary, compare, dump_canaries, read_canaries
-from probes.dataset import DatasetWriter
+from probes.dataset_writer import DatasetWriter
 from probes.fit.canaries import choose_canaries
 from tests.probes.builders import (
     D_MODEL,

@@ -19,7 +19,8 @@ from tests.probes.builders import (
 require_sklearn()
 
 from probes.bundle import Bundle
-from probes.dataset import DatasetWriter, load_dataset
+from probes.dataset import load_dataset
+from probes.dataset_writer import DatasetWriter
 from probes.detector import score
 from probes.errors import RecipeError
 from probes.fit.recipe import fit_bundle

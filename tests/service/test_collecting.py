@@ -286,3 +286,79 @@ def test_a_plugin_in_another_mode_is_refused(tmp_path: Path) -> None:
         client.hello()
 
     assert collector.hello is None
+
+
+def resumed(path: Path, *prompt_ids: str, max_tokens: int = 8) -> Target:
+    """A data set that goes on."""
+    return Target(
+        path=path,
+        labels={p: {"kind": p} for p in prompt_ids},
+        settings={"max_tokens": max_tokens},
+        goes_on=True,
+    )
+
+
+def test_an_interrupted_collection_goes_on(tmp_path: Path) -> None:
+    """
+    What has arrived need not be sent again, and the data set is whole in the end.
+    """
+    target = resumed(tmp_path, "a", "b")
+    with Collector([target]) as collector:
+        collector.hello = hello(mode=ACTIVATIONS)
+        collector.begin(0)
+        take(collector, step(rows("a", 0, 2), rows("b", 0, 1), finished=("a",)))
+
+    assert {"a"} == target.written()
+    with Collector([target]) as collector:
+        collector.hello = hello(mode=ACTIVATIONS)
+        collector.begin(0)
+        take(collector, step(rows("b", 0, 3), finished=("b",)))
+        collector.wait(0)
+        assert {tmp_path: 5} == collector.finish()
+
+    dataset = load_dataset(tmp_path, is_verified=True)
+    assert ["a", "b"] == [request.request_id for request in dataset.requests]
+
+
+def test_a_collection_that_lacks_nothing_is_finished(tmp_path: Path) -> None:
+    """
+    Interrupted after its last request, it only has to be closed.
+    """
+    target = resumed(tmp_path, "a")
+    for _ in range(2):
+        with Collector([target]) as collector:
+            collector.hello = hello(mode=ACTIVATIONS)
+            collector.begin(0)
+            if not target.written():
+                take(collector, step(rows("a", 0, 2), finished=("a",)))
+                continue
+            collector.wait(0)
+            collector.finish()
+
+    assert 1 == len(load_dataset(tmp_path).requests)
+
+
+def test_a_collection_with_other_settings_does_not_go_on(tmp_path: Path) -> None:
+    """
+    It is said before a prompt is sent, and names the setting.
+    """
+    for max_tokens in (8, 9):
+        target = resumed(tmp_path, "a", max_tokens=max_tokens)
+        with Collector([target]) as collector:
+            collector.hello = hello(mode=ACTIVATIONS)
+            if max_tokens == 8:
+                collector.begin(0)
+                continue
+            with pytest.raises(CollectionError, match=r"settings\.max_tokens: expect"):
+                collector.begin(0)
+
+
+def test_a_plugin_that_never_says_hello_is_told(tmp_path: Path) -> None:
+    """
+    Waiting for it ends.
+    """
+    with (
+        Collector([resumed(tmp_path, "a")]) as collector,
+        pytest.raises(CollectionError, match="expected a Hello"),
+    ):
+        collector.begin(0.01)

@@ -37,6 +37,7 @@ from tests.service.builders import (
         (b"", ("--hook-point", HOOK_POINT), ("--hook-point", "different")),
         (b"", ("--concurrency", "0"), ("--concurrency", "got 0")),
         (b"", ("--max-tokens", "-1"), ("--max-tokens", "got -1")),
+        (b'{"id": "a", "prompt": "x"}', ("--leave-out", "y"), ("--leave-out", "'y'")),
     ],
 )
 def test_collect_does_not_start(

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from service.serving import Prompt, ServingError, VLLMServer
+from service.serving import Prompt, ServingError, VLLMServer, leave_out
 
 
 class Failing(BaseHTTPRequestHandler):
@@ -63,3 +63,27 @@ def test_a_server_that_is_gone_is_named(tmp_path: Path) -> None:
 
     with pytest.raises(ServingError, match=r"late: vLLM did not answer: .*log"):
         client_of(port, tmp_path).chat(prompt, 1)
+
+
+def test_text_is_left_out_of_prompts_only() -> None:
+    """
+    Every occurrence goes, and id, labels and roles stay.
+    """
+    prompt = Prompt(
+        prompt_id="a",
+        messages=[
+            {"role": "system", "content": "you are user"},
+            {"role": "user", "content": "user and user, zx"},
+        ],
+        labels={"kind": "user"},
+    )
+
+    (found,) = leave_out([prompt], ["user", " zx"])
+
+    assert [
+        {"role": "system", "content": "you are "},
+        {"role": "user", "content": " and ,"},
+    ] == list(found.messages)
+    assert (found.prompt_id, found.labels) == (prompt.prompt_id, prompt.labels)
+    with pytest.raises(ValueError, match="in a prompt, got 'absent'"):
+        leave_out([prompt], ["absent"])
