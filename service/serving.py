@@ -118,6 +118,25 @@ def _prompt_of(entry: object, where: str) -> Prompt:
     return Prompt(prompt_id=entry["id"], messages=messages, labels=labels)
 
 
+# In the child, before it becomes the command: what is set stays set.
+_END_WITH_PARENT = """
+import ctypes, os, signal, sys
+ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG
+os.getppid() == int(sys.argv[1]) or sys.exit("the parent has ended already")
+os.execv(sys.argv[2], sys.argv[2:])
+"""
+
+
+def ending_with_us(command: Sequence[str]) -> list[str]:
+    """
+    *command*, so that Linux ends it when this process ends, even by SIGKILL.
+
+    Otherwise a server would keep a GPU that nobody uses. The thread that starts it
+    has to live as long as it.
+    """
+    return [sys.executable, "-c", _END_WITH_PARENT, str(os.getpid()), *command]
+
+
 def free_port() -> int:
     """Return a TCP port of the loopback interface that was free a moment ago."""
     with socket.socket() as probe:
@@ -170,7 +189,7 @@ class VLLMServer:
         ]
         if capture is not None:
             command += ["--additional-config", json.dumps({"innerwatch": capture})]
-        self._command = command
+        self._command = command if is_left_running else ending_with_us(command)
         self._process: subprocess.Popen[bytes] | None = None
 
     @property

@@ -1,5 +1,7 @@
 """A server that fails is an error in one line, at once."""
 
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -8,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from service.serving import Prompt, ServingError, VLLMServer, leave_out
+from tests.service.builders import ROOT, eventually
 
 
 class Failing(BaseHTTPRequestHandler):
@@ -87,3 +90,37 @@ def test_text_is_left_out_of_prompts_only() -> None:
     assert (found.prompt_id, found.labels) == (prompt.prompt_id, prompt.labels)
     with pytest.raises(ValueError, match="in a prompt, got 'absent'"):
         leave_out([prompt], ["absent"])
+
+
+def test_a_server_ends_with_the_process_that_started_it(tmp_path: Path) -> None:
+    """
+    Killed without a chance to clean up, it leaves nothing running.
+    """
+    starts = (
+        "import subprocess, sys\n"
+        "from service.serving import ending_with_us\n"
+        "child = subprocess.Popen(ending_with_us([sys.executable, '-c',\n"
+        "    'import time; print(1, flush=True); time.sleep(600)']),\n"
+        "    stdout=subprocess.PIPE, start_new_session=True)\n"
+        "child.stdout.readline()\n"
+        "print(child.pid, flush=True)\n"
+        "child.wait()\n"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", starts], cwd=ROOT, stdout=subprocess.PIPE, text=True
+    ) as parent:
+        assert parent.stdout is not None
+        pid = int(parent.stdout.readline())
+        assert Path(f"/proc/{pid}").exists()
+        parent.kill()
+
+    eventually(lambda: not is_running(pid), "the child to end")
+
+
+def is_running(pid: int) -> bool:
+    """Whether the process is there, and not only waiting to be reaped."""
+    try:
+        status = Path(f"/proc/{pid}/status").read_text()
+    except FileNotFoundError:
+        return False
+    return "State:\tZ" not in status
