@@ -34,7 +34,6 @@ from probes.fit.evaluate import auroc, request_statistics
 from probes.fit.judge import judge
 from probes.fit.logistic import LogisticOptions, fit_logistic
 from probes.fit.mahalanobis import fit_mahalanobis
-from probes.fit.realised import replay_canaries
 from probes.fit.recipe import fit_bundle
 from probes.fit.select import Selector, rows_of_tokens, select_requests
 from probes.fit.trajectories import trajectories
@@ -169,49 +168,6 @@ def test_same_inputs_same_bytes(
 
     assert bundles[0].digest == bundles[1].digest
     assert bundles[0].digest == save(tmp_path / "bundle", bundles[0])
-
-
-def test_a_bundle_says_what_it_was_fitted_on(
-    folder: Path, fit: Dataset, calibration: Dataset
-) -> None:
-    """
-    Its data set, hook points, normalisation, and canaries that are benign prompts.
-    """
-    bundle = fit_bundle(folder / "recipe.toml", fit, calibration)
-
-    assert (fit.sha256, "none") == (bundle.fit_sha256, bundle.normalisation)
-    assert (HOOK_POINT,) == bundle.hook_points
-    benign = select_requests(fit, BACKDOOR, is_negated=True)
-    prompts = {tuple(fit.token_ids[fit.rows_of(i)][:4].tolist()) for i in benign}
-    assert 4 == len({canary.token_ids for canary in bundle.canaries} & prompts)
-    assert (4, 0.0) == replay_canaries(bundle, fit)
-
-
-def test_canaries_are_benign_wherever_they_are_from(
-    folder: Path, calibration: Dataset, tmp_path: Path
-) -> None:
-    """
-    Where no request that was fitted on is benign, canaries are of the calibration set.
-    """
-    selector = '{ label = "checked", equals = true }'
-    text = RECIPE.replace("alpha = 0.1", f"alpha = 0.1\nbenign = {selector}")
-    (folder / "checked.toml").write_text(text)
-    with DatasetWriter(tmp_path, calibration.identity, [HOOK_POINT], D_MODEL) as writer:
-        for index, request in enumerate(calibration.requests):
-            rows = calibration.rows_of(index)
-            writer.append(
-                request.request_id,
-                {HOOK_POINT: calibration.activations[HOOK_POINT][rows]},
-                calibration.token_ids[rows],
-                calibration.positions[rows],
-                request.n_prompt_tokens,
-                {"checked": not BACKDOOR.matches(request)},
-            )
-    checked = load_dataset(tmp_path)
-
-    bundle = fit_bundle(folder / "checked.toml", load_dataset(folder / "fit"), checked)
-
-    assert (4, 0.0) == replay_canaries(bundle, checked)
 
 
 def test_calibrating_on_the_fitted_requests_is_refused(
