@@ -1,8 +1,9 @@
 # ruff: noqa: E402 - scikit-learn is imported once it is known to be there.
-"""What a fitted bundle says of the data set that it was fitted on."""
+"""A fitted bundle and the data sets that it was made from."""
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from tests.probes.builders import D_MODEL, HOOK_POINT, require_sklearn, write_dataset
@@ -10,6 +11,7 @@ from tests.probes.builders import D_MODEL, HOOK_POINT, require_sklearn, write_da
 require_sklearn()
 
 from probes import Dataset, DatasetWriter, load_dataset
+from probes.fit.chunks import read_requests
 from probes.fit.realised import replay_canaries
 from probes.fit.recipe import fit_bundle
 from probes.fit.select import Selector, select_requests
@@ -89,3 +91,17 @@ def test_canaries_are_benign_wherever_they_are_from(
     bundle = fit_bundle(recipe, fit, checked)
 
     assert (4, 0.0) == replay_canaries(bundle, checked)
+
+
+def test_requests_are_read_and_not_mapped(fit: Dataset) -> None:
+    """
+    What a calibration scores is a copy, so that memory does not grow with the data set.
+    """
+    found = read_requests(fit, HOOK_POINT, [7, 3])
+
+    mapped = fit.activations[HOOK_POINT]
+    expected = np.concatenate([mapped[fit.rows_of(i)] for i in (7, 3)])
+    np.testing.assert_array_equal(expected, found)
+    for some in (found, read_requests(fit, HOOK_POINT, [3])):
+        assert not isinstance(some, np.memmap)
+        assert not np.shares_memory(some, mapped)
