@@ -21,7 +21,6 @@ from probes.bundle import (
     save_bundle,
 )
 from probes.calibration import Calibration, CalibrationEvidence, fixed_thresholds
-from probes.canaries import Canary
 from probes.dataset import Dataset, DatasetRequest, DatasetWriter, load_dataset
 from probes.detector import Detector, Projection, score
 from probes.errors import ActivationShapeError, ArtifactError, RecipeError
@@ -44,7 +43,6 @@ __all__ = [
     "Bundle",
     "Calibration",
     "CalibrationEvidence",
-    "Canary",
     "Dataset",
     "DatasetRequest",
     "DatasetWriter",

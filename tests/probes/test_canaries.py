@@ -19,7 +19,14 @@ from probes import (
     save_bundle,
 )
 from probes.arrays import Float32
-from probes.canaries import TOLERANCES, Canary, compare, dump_canaries, read_canaries
+from probes.canaries import (
+    TOLERANCES,
+    Canary,
+    compare,
+    dump_canaries,
+    read_canaries,
+    tolerance_of,
+)
 from probes.dataset import DatasetWriter
 from probes.fit.canaries import choose_canaries
 from tests.probes.builders import (
@@ -250,6 +257,15 @@ def test_rounding_is_tolerated_and_another_model_is_not(dtype: str) -> None:
 
     assert compare([made(x)], [made(rounded)]) <= TOLERANCES[dtype]
     assert compare([made(x)], [made(other)]) > TOLERANCES[dtype]
+
+
+def test_a_dtype_without_a_tolerance_is_named() -> None:
+    """
+    How far canaries may differ is known of three dtypes, and guessed of none.
+    """
+    assert TOLERANCES["bfloat16"] == tolerance_of("bfloat16")
+    with pytest.raises(ArtifactError, match=r"identity\.dtype: .*found 'float8'"):
+        tolerance_of("float8")
 
 
 Edit = Callable[[dict[str, Any]], object]
