@@ -203,7 +203,7 @@ def dump_canaries(canaries: Sequence[Canary]) -> bytes:
                     "columns": columns.tolist(),
                     "squared_norms": canary.squared_norms[hook_point].tolist(),
                 }
-                for hook_point, columns in canary.columns.items()
+                for hook_point, columns in sorted(canary.columns.items())
             },
         }
         for canary in canaries
@@ -225,7 +225,10 @@ def read_canaries(path: Path, text: bytes) -> tuple[Canary, ...]:
 
 
 def _read_canary(table: Fields) -> Canary:
-    token_ids = tuple(table.integers("token_ids"))
+    items = table.items("token_ids")
+    token_ids = tuple(item for item in items if type(item) is int)
+    if len(token_ids) < len(items):
+        table.fail("token_ids", "expected integers only")
     places = table.table("hook_points")
     columns, squared_norms = {}, {}
     for hook_point in sorted(places.data):
@@ -245,8 +248,11 @@ def _read_array(table: Fields, key: str, *, is_matrix: bool) -> Float32:
     rows = items if is_matrix else [items]
     for row in rows:
         # Exactly these types: NumPy would read a string as a number, and a truth value.
-        if not isinstance(row, list) or not {type(x) for x in row} <= {int, float}:
-            table.fail(key, f"expected numbers, found {str(row)[:40]}")
+        if not isinstance(row, list):
+            table.fail(key, f"expected lists of numbers, found a {type(row).__name__}")
+        others = {type(x).__name__ for x in row if type(x) not in (int, float)}
+        if others:
+            table.fail(key, f"expected numbers, found a {min(others)}")
     try:
         # A number too large for float32 becomes infinite, and is refused as such.
         with np.errstate(over="ignore"):
@@ -256,15 +262,16 @@ def _read_array(table: Fields, key: str, *, is_matrix: bool) -> Float32:
 
 
 def _check_comparable(expected: Sequence[Canary], found: Sequence[Canary]) -> None:
-    def shapes(canary: Canary) -> object:
-        return canary.token_ids, {h: c.shape for h, c in canary.columns.items()}
+    def widths(canary: Canary) -> dict[str, int]:
+        return {h: columns.shape[1] for h, columns in canary.columns.items()}
 
     if len(expected) != len(found):
         raise ValueError(
             f"canaries: expected {len(expected)} of them, got {len(found)}"
         )
     for i, (ours, theirs) in enumerate(zip(expected, found, strict=True)):
-        if shapes(ours) != shapes(theirs):
+        is_same = ours.token_ids == theirs.token_ids
+        if not is_same or not widths(ours) == widths(theirs) == widths(expected[0]):
             raise ValueError(
                 f"canaries[{i}]: expected the same tokens, hook points and widths"
             )

@@ -14,6 +14,7 @@ COMMANDS = (
     "collect",
     "sae",
     "fit",
+    "calibrate",
     "evaluate",
     "bundle",
     "demo",

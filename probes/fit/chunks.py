@@ -43,11 +43,19 @@ def chunks(
     size, total = chunk_rows(dataset, hook_points), n_rows(dataset)
     for first in range(first_row, total, size):
         rows = slice(first, min(first + size, total))
-        parts = [_read(dataset.activations[h], rows) for h in hook_points]
+        parts = [read_rows(dataset.activations[h], rows) for h in hook_points]
         yield rows, parts[0] if len(parts) == 1 else np.hstack(parts)
 
 
-def _read(activations: Float32, rows: slice) -> Float32:
+def read_requests(dataset: Dataset, hook_point: str, indices: Sequence[int]) -> Float32:
+    """The activations of requests *indices* end to end, (n_rows, d_model), read."""
+    activations = dataset.activations[hook_point]
+    parts = [read_rows(activations, dataset.rows_of(index)) for index in indices]
+    return parts[0] if len(parts) == 1 else np.concatenate(parts)
+
+
+def read_rows(activations: Float32, rows: slice) -> Float32:
+    """Some rows of a data set's *activations*, read where they are mapped."""
     if not isinstance(activations, np.memmap) or activations.filename is None:
         return activations[rows]
     n, width = rows.stop - rows.start, activations.shape[1]

@@ -1,17 +1,15 @@
 """A recipe read from TOML: what to fit, on which labels."""
 
-import tomllib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 from probes.aggregate import Aggregator, aggregator_from_json
 from probes.detector import check_name
-from probes.errors import RecipeError
 from probes.fields import Fields
 from probes.fit.plan_benign import BENIGN_READERS, BenignPlan
 from probes.fit.plan_calibration import CalibrationPlan, read_calibration
-from probes.fit.plan_common import LabelledPlan, read_selector
+from probes.fit.plan_common import LabelledPlan, read_selector, recipe_fields
 from probes.fit.plan_labelled import (
     READERS,
     check_family_aggregator,
@@ -171,11 +169,7 @@ def load_recipe(path: Path) -> Recipe:
         RecipeError: It is not TOML, or a key is missing, unknown or impossible;
             ``recipe.toml: detector[1].tokens: ...``, counted from 0.
     """
-    try:
-        data = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise RecipeError(f"{path.name}: expected TOML, found {error}") from error
-    table = Fields(path.name, "", data, RecipeError)
+    table = recipe_fields(path)
     name, version = table.text("name"), table.text("version")
     _check(table, "name", check_name, name)
     items, calibration_table = table.tables("detector"), table.table("calibration")

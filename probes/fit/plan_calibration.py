@@ -4,11 +4,12 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields
 from fractions import Fraction
+from pathlib import Path
 
 from probes.calibration.record import BUDGETS, GUARANTEES, check_alpha
 from probes.fields import Fields
 from probes.fit.intervals import exactly
-from probes.fit.plan_common import read_selector
+from probes.fit.plan_common import read_selector, recipe_fields
 from probes.fit.select import Selector
 
 
@@ -116,6 +117,32 @@ class CalibrationPlan:
             return 0.0
         n_levels = n_bins * (1 if self.budget == "learnt" else n_detectors)
         return 1 - (1 - self.confidence) / n_levels
+
+
+def load_calibration(
+    path: Path, detectors: Sequence[str]
+) -> tuple[CalibrationPlan, Selector]:
+    """
+    The plan in the TOML file at *path*, and which requests are benign.
+
+    The file may be a whole recipe: what it would fit is not looked at.
+
+    Args:
+        path: Has a table ``[calibration]``, which has to say ``benign``.
+
+        detectors: Names, in order.
+
+    Raises:
+        RecipeError: It is not TOML, or a key is missing, unknown or impossible.
+    """
+    table = recipe_fields(path)
+    for key in ("name", "version", "detector"):
+        table.data.pop(key, None)
+    plan, benign = read_calibration(table.table("calibration"), detectors)
+    table.close()
+    if benign is None:
+        table.fail("calibration.benign", "expected a table, found nothing")
+    return plan, benign
 
 
 def read_calibration(

@@ -1,9 +1,12 @@
 """What recipes of labelled probes share."""
 
+import tomllib
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TypeVar
 
+from probes.errors import RecipeError
 from probes.fields import Fields
 from probes.fit.select import TOKENS, Selector
 from probes.hooks import check_hook_point
@@ -24,6 +27,20 @@ class LabelledPlan:
 
     positive: Selector
     negative: Selector | None
+
+
+def recipe_fields(path: Path) -> Fields:
+    """
+    The table in the TOML file at *path*.
+
+    Raises:
+        RecipeError: It cannot be read, or is not TOML.
+    """
+    try:
+        data = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise RecipeError(f"{path.name}: expected TOML, found {error}") from error
+    return Fields(path.name, "", data, RecipeError)
 
 
 def read_selector(table: Fields, key: str) -> Selector:

@@ -10,7 +10,6 @@ from probes.dataset import Dataset
 from probes.detector import Detector
 from probes.errors import ArtifactError, RecipeError
 from probes.fit.benign import fit_diagonal, fit_nearest, fit_que, fit_relative
-from probes.fit.calibrate import calibrate
 from probes.fit.canaries import choose_canaries
 from probes.fit.cascade import fit_cascade
 from probes.fit.labelled import (
@@ -42,9 +41,9 @@ from probes.fit.plan_benign import (
 )
 from probes.fit.plan_common import LabelledPlan
 from probes.fit.plan_sae import CheckpointPlan
+from probes.fit.recalibrate import calibrate_on
 from probes.fit.select import Selector, select_requests
 from probes.fit.streamed import fit_streamed
-from probes.fit.trajectories import trajectories
 from probes.hooks import layer_of
 from probes.identity import check_same_identity
 from probes.sae import SAEFeatureDetector
@@ -114,19 +113,14 @@ def fit_bundle(
         detectors.append(detector)
     try:
         benign = benign_of(recipe, calibration)
-        found = trajectories(
+        made = calibrate_on(
             calibration,
             detectors,
             benign,
+            recipe.calibration,
             lambda done, of: tell(
                 total - 1, total, f"calibrating, {100 * done // of} %"
             ),
-        )
-        made = calibrate(
-            found,
-            [detector.name for detector in detectors],
-            recipe.calibration,
-            calibration.sha256,
         )
     except ValueError as error:
         raise RecipeError(f"{recipe_path.name}: calibration: {error}") from error

@@ -13,6 +13,7 @@ from probes.calibration.lengths import bins_of, pieces
 from probes.dataset import Dataset
 from probes.detector import Detector
 from probes.evidence import Evidence, Scorer
+from probes.fit.chunks import read_requests
 from probes.fit.evaluate import groups_of
 from probes.running import RunningStatistics
 
@@ -115,7 +116,7 @@ def trajectories(
     n_done = 0
     for group in groups_of(dataset, scored):
         rows = np.concatenate([np.r_[dataset.rows_of(i)] for i in group])
-        whole = {h: dataset.activations[h][rows] for h in bank.hook_points}
+        whole = {h: read_requests(dataset, h, group) for h in bank.hook_points}
         columns, norms = bank.project(whole)
         evidence = scorer.evidence(columns, norms, whole)
         n_rows = lengths[n_done : n_done + len(group)]

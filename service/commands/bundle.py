@@ -93,8 +93,11 @@ def _show(args: argparse.Namespace) -> int:
     ):
         print(f"{title:<13}{text}")
     print("detectors")
-    for detector in bundle.detectors:
-        print(f"  {_line(detector)}")
+    rows = [_cells(detector) for detector in bundle.detectors]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for row in rows:
+        cells = (f"{cell:<{w}}" for cell, w in zip(row, widths, strict=True))
+        print(f"  {'  '.join(cells).rstrip()}")
     print("calibration")
     print_calibration(bundle.calibration)
     return 0
@@ -141,7 +144,7 @@ def _columns(detector: "Detector") -> dict[str, int]:
     return columns
 
 
-def _line(detector: "Detector") -> str:
+def _cells(detector: "Detector") -> tuple[str, str, str, str]:
     from probes.codec import family_of
 
     columns = _columns(detector).items()
@@ -150,7 +153,7 @@ def _line(detector: "Detector") -> str:
     aggregator = str(options.pop("name"))
     for key, value in sorted(options.items()):
         aggregator += f" {key}={value}"
-    return f"{detector.name:<20}{family_of(detector):<22}{aggregator:<28}{places}"
+    return detector.name, family_of(detector), aggregator, places
 
 
 def _diff(args: argparse.Namespace) -> int:

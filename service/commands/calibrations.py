@@ -23,13 +23,15 @@ def print_calibration(calibration: "Calibration") -> None:
     """Print boundaries by length, and the promise."""
     lengths = [f"<= {length}" for length in calibration.longest.tolist()]
     is_by_length = len(lengths) > 1 or calibration.evidence is not None
+    roles = dict.fromkeys(calibration.gates, " (gate)")
+    titles = [name + roles.get(name, "") for name in calibration.detectors]
+    width = max(20, *(len(title) + 1 for title in titles))
     if is_by_length:
-        print(f"  {'tokens':<20}" + "".join(f"{length:>12}" for length in lengths))
+        print(f"  {'tokens':<{width}}" + "".join(f"{length:>12}" for length in lengths))
     columns = calibration.final_thresholds().T.tolist()
-    for name, column in zip(calibration.detectors, columns, strict=True):
-        role = " (gate)" if name in calibration.gates else ""
+    for title, column in zip(titles, columns, strict=True):
         cells = "".join(f"{threshold:>12.4g}" for threshold in column)
-        print(f"  {name + role:<20}{cells}")
+        print(f"  {title:<{width}}{cells}")
     evidence = calibration.evidence
     if evidence is None:
         print("  thresholds set by hand: nothing is promised")
@@ -39,7 +41,7 @@ def print_calibration(calibration: "Calibration") -> None:
         ("checked", evidence.n_checked),
         ("of these flagged", evidence.n_flagged),
     ):
-        print(f"  {title:<20}" + "".join(f"{n:>12}" for n in counts))
+        print(f"  {title:<{width}}" + "".join(f"{n:>12}" for n in counts))
     how = "on average over calibration sets"
     if evidence.guarantee == "pac":
         how = f"with confidence {evidence.confidence:g}"

@@ -1,12 +1,11 @@
 """`innerwatch fit`: a recipe and two data sets to a bundle."""
 
 import argparse
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from service.cli import UsageError
-from service.commands.calibrations import calibration_facts, print_calibration
+from service.commands.made import print_made
 from service.progress import counting, progress_bar
 
 if TYPE_CHECKING:  # Fitting needs scikit-learn, ``--help`` does not.
@@ -53,19 +52,7 @@ def run(args: argparse.Namespace) -> int:
     save_bundle(args.out, bundle)
     if work.is_dir():
         work.rmdir()
-    made = {
-        "path": str(args.out),
-        "name": bundle.name,
-        "version": bundle.version,
-        "digest": bundle.digest,
-        "calibration": calibration_facts(bundle.calibration),
-    }
-    if args.json:
-        print(json.dumps(made))
-        return 0
-    print(f"{args.out}: {bundle.name} {bundle.version}")
-    print_calibration(bundle.calibration)
-    print(f"for monitor.toml:\n\n{detectors_section(args.out, bundle.digest)}", end="")
+    print_made(args.out, bundle, is_json=args.json)
     return 0
 
 
@@ -85,10 +72,3 @@ def fit_shown(
         return fit_bundle(
             recipe, fit, calibration, progress=counting(advance), work=work
         )
-
-
-def detectors_section(bundle: Path, digest: str) -> str:
-    """Return monitor.toml's section that takes the bundle with *digest* only."""
-    # A JSON string without escaped letters is a TOML string.
-    path = json.dumps(str(bundle.resolve()), ensure_ascii=False)
-    return f'[detectors]\nbundle = {path}\ndigest = "{digest}"\n'

@@ -54,7 +54,7 @@ def verify(
     problems: list[str] = []
     selector = None if benign is None else parse_selector(benign)
     if model is not None:
-        facts["model"] = _check_model(bundle, model)
+        facts["model"] = _check_model(bundle, model, is_shown)
     if data is not None:
         from probes.dataset import load_dataset
 
@@ -114,12 +114,13 @@ def print_facts(facts: Facts) -> None:
         _print_rate(rate)
 
 
-def _check_model(bundle: "Bundle", model: Path) -> str:
+def _check_model(bundle: "Bundle", model: Path, is_shown: bool) -> str:
     from probes.bundle import check_identity
     from probes.identity import identity_of
 
-    # How it will be served is not in its folder.
-    identity = identity_of(model, bundle.identity.dtype)
+    with progress_bar("reading the model", None, is_shown):
+        # How it will be served is not in its folder.
+        identity = identity_of(model, bundle.identity.dtype)
     check_identity(bundle, identity, where=str(model))
     return str(model)
 

@@ -85,6 +85,16 @@ def test_same_bundle_same_bytes(tmp_path: Path) -> None:
     assert hashlib.sha256(text).hexdigest() == digests[0]
 
 
+def test_what_was_loaded_is_saved_as_it_was(path: Path, tmp_path: Path) -> None:
+    """
+    Loading and saving again changes no byte of any file.
+    """
+    save_bundle(tmp_path / "again", load_bundle(path))
+
+    for name in ("bundle.json", TENSORS, CANARIES):
+        assert (path / name).read_bytes() == (tmp_path / "again" / name).read_bytes()
+
+
 def test_existing_folder_is_left_alone(path: Path) -> None:
     """
     A bundle is never overwritten, and nothing unfinished is left beside it.

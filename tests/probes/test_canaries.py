@@ -19,7 +19,14 @@ from probes import (
     save_bundle,
 )
 from probes.arrays import Float32
-from probes.canaries import TOLERANCES, Canary, compare, dump_canaries, read_canaries
+from probes.canaries import (
+    TOLERANCES,
+    Canary,
+    compare,
+    dump_canaries,
+    read_canaries,
+    tolerance_of,
+)
 from probes.dataset_writer import DatasetWriter
 from probes.fit.canaries import choose_canaries
 from tests.probes.builders import (
@@ -252,6 +259,15 @@ def test_rounding_is_tolerated_and_another_model_is_not(dtype: str) -> None:
     assert compare([made(x)], [made(other)]) > TOLERANCES[dtype]
 
 
+def test_a_dtype_without_a_tolerance_is_named() -> None:
+    """
+    How far canaries may differ is known of three dtypes, and guessed of none.
+    """
+    assert TOLERANCES["bfloat16"] == tolerance_of("bfloat16")
+    with pytest.raises(ArtifactError, match=r"identity\.dtype: .*found 'float8'"):
+        tolerance_of("float8")
+
+
 Edit = Callable[[dict[str, Any]], object]
 
 
@@ -265,9 +281,10 @@ HOSTILE: list[tuple[str, Edit]] = [
     (r"canaries: expected a list", lambda d: d.update(canaries={})),
     (r"canaries\[1\]\.x: unknown", lambda d: d["canaries"][1].update(x=1)),
     (r"canaries\[1\]: token_ids", lambda d: d["canaries"][1].update(token_ids=[])),
-    (r"token_ids\[0\]: exp", lambda d: d["canaries"][1].update(token_ids=[-1] * 5)),
+    (r"token_ids: exp", lambda d: d["canaries"][1].update(token_ids=[-1] * 5)),
     (r"token_ids: exp", lambda d: d["canaries"][1].update(token_ids=[2**31] * 5)),
-    (r"token_ids\[0\]", lambda d: d["canaries"][1].update(token_ids=[True] * 5)),
+    (r"integers only", lambda d: d["canaries"][1].update(token_ids=[True] * 5)),
+    (r"integers only", lambda d: d["canaries"][1].update(token_ids=[1.0] * 5)),
     (
         r"canaries\[1\]\.hook_points: expected .*10\.hook",
         lambda d: d["canaries"][1]["hook_points"].pop(LATER_HOOK_POINT),
@@ -278,7 +295,7 @@ HOSTILE: list[tuple[str, Edit]] = [
     ),
     (r"hook_points\..*more: unknown", lambda d: _place(d).update(more=1)),
     (r"columns: expected a list", lambda d: _place(d).update(columns=1)),
-    (r"columns: expected numbers", lambda d: _place(d).update(columns=[1])),
+    (r"columns: expected lists of", lambda d: _place(d).update(columns=[1])),
     (r"columns: expected numbers", lambda d: _place(d).update(columns=[["1"]] * 5)),
     (r"columns: expected numbers", lambda d: _place(d).update(columns=[[True]] * 5)),
     (r"columns: expected numbers", lambda d: _place(d).update(columns=[[[]]] * 5)),

@@ -198,3 +198,20 @@ def test_unknown_key_is_refused(tmp_path: Path) -> None:
 
     with pytest.raises(ArtifactError, match="more: unknown key"):
         load_dataset(tmp_path)
+
+
+def test_normalisation_is_said_and_checked(tmp_path: Path) -> None:
+    """
+    A data set says that nothing was normalised; one without the key was not; another
+    value is refused by name.
+    """
+    write_dataset(tmp_path)
+    file = tmp_path / "dataset.json"
+    data = json.loads(file.read_bytes())
+
+    assert "none" == data.pop("normalisation") == load_dataset(tmp_path).normalisation
+    file.write_text(json.dumps(data))
+    assert "none" == load_dataset(tmp_path).normalisation
+    file.write_text(json.dumps(data | {"normalisation": "rms"}))
+    with pytest.raises(ArtifactError, match=r"normalisation: expected one of .*'rms'"):
+        load_dataset(tmp_path)

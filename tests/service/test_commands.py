@@ -233,7 +233,7 @@ def test_help_lists_the_commands() -> None:
     result = innerwatch("--help")
 
     assert 0 == result.returncode, result.stderr
-    for name in ("serve", "check", "status", "flags", "bundle"):
+    for name in ("serve", "check", "status", "flags", "calibrate", "bundle"):
         assert f"    {name} " in result.stdout
 
 
