@@ -249,6 +249,8 @@ def test_evaluation_refuses_what_it_cannot_tell(trial: Trial, tmp_path: Path) ->
         report_of(trial, benign="good")
     with pytest.raises(ValueError, match="that it was calibrated on"):
         report_of(trial, dataset=trial.calibration)
+    with pytest.raises(ValueError, match="that it was fitted on"):
+        report_of(trial, dataset=trial.fit)
     with pytest.raises(ValueError, match="without their trigger text"):
         report_of(trial, masked=trial.fit)
     other = replace(

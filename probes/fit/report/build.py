@@ -136,7 +136,7 @@ def build_report(
         if one is not None:
             check_identity(bundle, one.identity)
             _check_hook_points(bundle, one)
-    _check_not_calibrated_on(bundle, dataset)
+    _check_unseen(bundle, dataset)
     tell = progress or (lambda done, total, text: None)
 
     def telling(step: int, text: str) -> Callable[[int, int], None]:
@@ -223,14 +223,18 @@ def _check_hook_points(bundle: Bundle, dataset: Dataset) -> None:
                 )
 
 
-def _check_not_calibrated_on(bundle: Bundle, dataset: Dataset) -> None:
-    """Raise `ValueError` if the promise was chosen on these very requests."""
+def _check_unseen(bundle: Bundle, dataset: Dataset) -> None:
+    """Raise `ValueError` if *bundle* was made from these very requests."""
     evidence = bundle.calibration.evidence
-    if evidence is not None and evidence.dataset_sha256 == dataset.sha256:
-        raise ValueError(
-            f"{dataset.path}: expected requests that the bundle has not seen, found "
-            f"the data set that it was calibrated on"
-        )
+    for what, sha256 in (
+        ("fitted", bundle.fit_sha256),
+        ("calibrated", evidence.dataset_sha256 if evidence else ""),
+    ):
+        if sha256 == dataset.sha256:
+            raise ValueError(
+                f"{dataset.path}: expected requests that the bundle has not seen, "
+                f"found the data set that it was {what} on"
+            )
 
 
 def _without_nan(value: Any) -> Any:

@@ -11,6 +11,7 @@ from probes.bank import ProjectionBank
 from probes.bundle import Bundle
 from probes.dataset import Dataset
 from probes.evidence import Scorer
+from probes.fit.chunks import read_rows
 from probes.fit.report.scored import Scored
 
 _N_EACH = 3
@@ -118,9 +119,7 @@ def _example(
     request, rows = dataset.requests[index], dataset.rows_of(index)
     first = max(request.n_rows - MAX_TOKENS, 0)
     shown = slice(rows.start + first, rows.stop)
-    whole = {
-        h: np.ascontiguousarray(dataset.activations[h][shown]) for h in bank.hook_points
-    }
+    whole = {h: read_rows(dataset.activations[h], shown) for h in bank.hook_points}
     columns, norms = bank.project(whole)
     scores = scorer.evidence(columns, norms, whole).scores
     positions = dataset.positions[shown].astype(np.int64)

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from probes.arrays import Float32, Float64
 from probes.dataset import Dataset
+from probes.fit.chunks import read_rows
 from probes.fit.evaluate import auroc
 from probes.fit.report.scored import Scored
 from probes.fit.select import rows_of_tokens
@@ -117,9 +118,10 @@ def _answer_means(
 ) -> Float32:
     """Mean activations (n, d_model) of the requests *indices* that have an answer."""
     activations = dataset.activations[hook_point]
-    parts = [
-        activations[rows].mean(axis=0)
-        for rows in (rows_of_tokens(dataset, i, "answer") for i in indices.tolist())
-        if len(rows)
-    ]
+    parts = []
+    for index in indices.tolist():
+        rows, whole = rows_of_tokens(dataset, index, "answer"), dataset.rows_of(index)
+        if len(rows):
+            read = read_rows(activations, whole)
+            parts.append(read[rows - whole.start].mean(axis=0))
     return np.array(parts, dtype=np.float32).reshape(len(parts), activations.shape[1])

@@ -11,6 +11,7 @@ from probes.bank import ProjectionBank
 from probes.bundle import Bundle
 from probes.dataset import Dataset
 from probes.detector import Detector
+from probes.fit.chunks import read_requests
 from probes.fit.evaluate import groups_of
 from probes.fit.report.scored import Scored, Share
 from probes.sae import SAEFeatureDetector
@@ -196,8 +197,7 @@ def _count_on(
     """Tokens of the requests *group*, and on how many each feature is on."""
     everything: Sequence[Detector] = detectors
     bank = ProjectionBank.compile(everything)
-    rows = np.concatenate([np.r_[dataset.rows_of(i)] for i in group])
-    whole = {h: dataset.activations[h][rows] for h in bank.hook_points}
+    whole = {h: read_requests(dataset, h, group) for h in bank.hook_points}
     columns, norms = bank.project(whole)
     found = []
     for detector in detectors:
@@ -207,4 +207,4 @@ def _count_on(
         else:
             features = detector.features_on(whole)
         found.append((features != 0).sum(axis=0))
-    return len(rows), found
+    return sum(dataset.requests[i].n_rows for i in group), found
