@@ -6,8 +6,9 @@ from typing import Any
 
 import numpy as np
 
-from probes.bundle import Bundle, check_identity
+from probes.bundle import Bundle
 from probes.dataset import Dataset
+from probes.fit.realised import check_source
 from probes.fit.report.examples import Example, examples
 from probes.fit.report.layers import LayerSeparation, layer_separations
 from probes.fit.report.masked import MaskedDrop, masked_drops
@@ -134,8 +135,7 @@ def build_report(
     """
     for one in (dataset, masked, reference):
         if one is not None:
-            check_identity(bundle, one.identity)
-            _check_hook_points(bundle, one)
+            check_source(bundle, one)
     _check_unseen(bundle, dataset)
     tell = progress or (lambda done, total, text: None)
 
@@ -210,17 +210,6 @@ def _benign_of(dataset: Dataset, label: str, benign: str) -> list[int]:
         for i in labelled_requests(dataset, label, benign)
         if kind_of(dataset, i, label) == benign and dataset.requests[i].n_rows
     ]
-
-
-def _check_hook_points(bundle: Bundle, dataset: Dataset) -> None:
-    for detector in bundle.detectors:
-        for projection in detector.projections:
-            if projection.hook_point not in dataset.activations:
-                raise ValueError(
-                    f"{dataset.path}: hook_points: expected {projection.hook_point}, "
-                    f"which {detector.name!r} reads, found "
-                    f"{sorted(dataset.activations)}"
-                )
 
 
 def _check_unseen(bundle: Bundle, dataset: Dataset) -> None:
