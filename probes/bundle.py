@@ -31,8 +31,8 @@ _TENSORS_NAME = "detectors.safetensors"
 _CANARIES_NAME = "canaries.json"
 # Of its arrays; no detector's, since their names have no leading dot.
 _CALIBRATION = ".calibration"
-# Far above any real bundle: 4096 directions of d_model 16384 are 256 MiB.
-_MAX_BYTES = {_JSON_NAME: 16 << 20, _TENSORS_NAME: 1 << 30, _CANARIES_NAME: 16 << 20}
+# A distance of full rank takes 64 MiB at d_model 4096, and a TopK SAE gigabytes.
+_MAX_BYTES = {_JSON_NAME: 16 << 20, _TENSORS_NAME: 8 << 30, _CANARIES_NAME: 16 << 20}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -275,11 +275,18 @@ def _serialise(bundle: Bundle) -> dict[str, bytes]:
         "detectors": [table for table, _ in packed],
         "calibration": calibration,
     }
-    return {
+    files = {
         _TENSORS_NAME: tensors,
         _CANARIES_NAME: canaries,
         _JSON_NAME: dump_json(table),
     }
+    for name, content in files.items():
+        if len(content) > _MAX_BYTES[name]:
+            raise ArtifactError(
+                f"bundle {bundle.name!r}: {name}: expected at most "
+                f"{_MAX_BYTES[name]} bytes, since no more are read, got {len(content)}"
+            )
+    return files
 
 
 def _check_schema(table: Fields) -> None:

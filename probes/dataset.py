@@ -12,7 +12,7 @@
 """Activations with labels on disk: written by collection, read by fitting."""
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -152,27 +152,31 @@ def _read_hook_points(table: Fields) -> list[str]:
     return hook_points
 
 
-def read_requests(path: Path) -> tuple[DatasetRequest, ...]:
+def read_requests(
+    path: Path, lines: Iterable[bytes] | None = None
+) -> tuple[DatasetRequest, ...]:
     """
-    The requests that the file *path* lists.
+    The requests that the file *path* lists, or some *lines* of it.
 
     Raises:
         ArtifactError: A line is not one, or does not follow on the one before.
     """
-    if not path.is_file():
-        raise ArtifactError(f"{path}: expected a file, found none")
+    if lines is None:
+        if not path.is_file():
+            raise ArtifactError(f"{path}: expected a file, found none")
+        with path.open("rb") as file:
+            return read_requests(path, file)
     requests: list[DatasetRequest] = []
     next_row = 0
-    with path.open("rb") as file:
-        for number, line in enumerate(file, start=1):
-            request = _read_request(json_fields(f"{path}:{number}", line))
-            if request.first_row != next_row:
-                raise ArtifactError(
-                    f"{path}:{number}: first_row: expected {next_row}, "
-                    f"found {request.first_row}"
-                )
-            next_row += request.n_rows
-            requests.append(request)
+    for number, line in enumerate(lines, start=1):
+        request = _read_request(json_fields(f"{path}:{number}", line))
+        if request.first_row != next_row:
+            raise ArtifactError(
+                f"{path}:{number}: first_row: expected {next_row}, "
+                f"found {request.first_row}"
+            )
+        next_row += request.n_rows
+        requests.append(request)
     return tuple(requests)
 
 

@@ -109,6 +109,9 @@ class DatasetWriter:
         self._is_broken = False
         self._begun = _locked(path / _BEGUN_NAME)
         try:
+            if (path / JSON_NAME).exists():  # finished while we waited
+                (path / _BEGUN_NAME).unlink(missing_ok=True)
+                raise ArtifactError(f"{path}: expected no finished data set, found one")
             self._open(identity, dict(settings or {}), goes_on)
         except BaseException:
             for array in self._arrays.values():
@@ -243,6 +246,8 @@ class DatasetWriter:
             where = str(self._path / _BEGUN_NAME)
             _check_same(where, text, identity, self._facts | {"settings": settings})
             requests = _whole_lines(self._path)
+            size = sum(len(line) for line in _lines(self._path))
+            os.truncate(self._path / REQUESTS_NAME, size)
         else:
             (self._path / REQUESTS_NAME).write_bytes(b"")
             self._begun.seek(0)
@@ -316,13 +321,13 @@ def _locked(path: Path) -> IO[bytes]:
 
 
 def _whole_lines(path: Path) -> Sequence[DatasetRequest]:
-    """The requests in the folder *path*; a line that was cut short is cut away."""
-    file = path / REQUESTS_NAME
-    text = file.read_bytes()
-    whole = text.rfind(b"\n") + 1
-    if whole < len(text):
-        os.truncate(file, whole)
-    return read_requests(file)
+    """The requests in the folder *path*, but for a line that was cut short."""
+    return read_requests(path / REQUESTS_NAME, _lines(path))
+
+
+def _lines(path: Path) -> list[bytes]:
+    lines = (path / REQUESTS_NAME).read_bytes().splitlines(keepends=True)
+    return lines if not lines or lines[-1].endswith(b"\n") else lines[:-1]
 
 
 def _check_same(

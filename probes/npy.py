@@ -86,7 +86,12 @@ def open_npy(path: Path, shape: tuple[int, ...], dtype: type[_T]) -> NDArray[_T]
     """
     try:
         is_empty = 0 in shape  # an empty file region cannot be mapped
-        array = np.load(path, mmap_mode=None if is_empty else "r", allow_pickle=False)
+        if is_empty and path.stat().st_size > _HEADER_BYTES:
+            raise ValueError("more than the header of an empty one")
+        if is_empty:
+            # Not by its own header: it could ask for any memory.
+            return np.empty(shape, dtype)
+        array = np.load(path, mmap_mode="r", allow_pickle=False)
     except (OSError, ValueError, EOFError) as error:
         problem = " ".join(str(error).split())
         raise ArtifactError(f"{path}: expected an array, found {problem}") from error

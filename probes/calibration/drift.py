@@ -43,7 +43,8 @@ class DriftTest:
         self._staked: Float64 = np.zeros(shape)
         self._n_seen = 0
         counts = np.diff(calibration.reference_offsets).tolist()
-        self._bounds = np.array([[_bound(u, n) for u in LEVELS] for n in counts])
+        risk = _RISK / (2 * len(LEVELS) * len(counts))
+        self._bounds = np.array([[_bound(u, n, risk) for u in LEVELS] for n in counts])
 
     @property
     def capital(self) -> Float64:
@@ -71,9 +72,9 @@ class DriftTest:
 _MOST = 1e30
 
 
-def _bound(level: float, n: int) -> float:
-    """The most that ``P(p <= level)`` can be, given a reference of *n*."""
+def _bound(level: float, n: int, risk: float) -> float:
+    """The most that ``P(p <= level)`` can be, given a reference of *n*, but *risk*."""
     n_above = math.floor(level * (n + 1))
     if not n_above:
         return 1.0
-    return rate_bound(n_above, n, _RISK / (2 * len(LEVELS)))
+    return rate_bound(n_above, n, risk)

@@ -64,6 +64,11 @@ def calibrate(
     rates = plan.rates_of(detectors)
     is_gate = np.isin(detectors, plan.gates)
     learn, rank, check = _split(len(benign.n_tokens), plan)
+    if not len(learn):
+        raise ValueError(
+            f"learn_share: expected a share of {len(benign.n_tokens)} benign requests "
+            f"that is one or more, got {plan.learn_share:g}"
+        )
     _check_enough(len(benign.n_tokens), len(rank), plan, rates)
     known = benign.n_tokens[np.concatenate([learn, check])]
     longest = _choose_bins(benign, known, rank, plan, rates)

@@ -28,12 +28,12 @@ class RealisedRate:
 
         n_flagged: By bin, how many of them are flagged.
 
-        n_unlike: Those that a gate turned away, flagged by nobody.
+        n_unlike: Those that a gate turned away, in the bins too.
 
-        n_beyond: Those longer than all that was calibrated on, flagged by nobody; in
-            no bin.
+        n_beyond: Those longer than all that was calibrated on: nothing is promised of
+            them, and they are in no bin.
 
-        low: Lower end of the 95 % interval of the rate over all of them (Clopper and
+        low: Lower end of the 95 % interval of the rate over all bins (Clopper and
             Pearson 1934).
 
         high: Its upper end.
@@ -49,8 +49,8 @@ class RealisedRate:
 
     @property
     def rate(self) -> float:
-        """Share that is flagged; of none NaN."""
-        n = sum(self.n_requests) + self.n_beyond
+        """Share of those in a bin that is flagged; of none NaN."""
+        n = sum(self.n_requests)
         return sum(self.n_flagged) / n if n else float("nan")
 
 
@@ -95,11 +95,11 @@ def realised_rate(
     if not len(found.n_tokens):
         raise ArtifactError(f"{dataset.path}: expected benign requests, found none")
     judged = judge(found, bundle.calibration)
-    is_flagged = judged.is_flagged.any(axis=1)
     n_bins = bundle.calibration.n_bins
+    is_flagged = judged.is_flagged.any(axis=1) & (judged.bins < n_bins)
     *counts, n_beyond = np.bincount(judged.bins, minlength=n_bins + 1).tolist()
     flagged = np.bincount(judged.bins[is_flagged], minlength=n_bins)
-    low, high = clopper_pearson(int(is_flagged.sum()), len(found.n_tokens))
+    low, high = clopper_pearson(int(is_flagged.sum()), sum(counts))
     return RealisedRate(
         longest=tuple(bundle.calibration.longest.tolist()),
         n_requests=tuple(counts),

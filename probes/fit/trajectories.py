@@ -120,6 +120,7 @@ def trajectories(
         columns, norms = bank.project(whole)
         evidence = scorer.evidence(columns, norms, whole)
         n_rows = lengths[n_done : n_done + len(group)]
+        _check_finite(dataset, group, n_rows, evidence)
         n_prompt = [dataset.requests[i].n_prompt_tokens for i in group]
         positions = dataset.positions[rows].astype(np.int64)
         answers = is_answer(positions, np.repeat(n_prompt, n_rows))
@@ -133,6 +134,21 @@ def trajectories(
         statistics=np.concatenate(parts),
         is_monotone=np.array([d.aggregator.is_monotone for d in detectors]),
     )
+
+
+def _check_finite(
+    dataset: Dataset, group: Sequence[int], n_rows: Int64, evidence: Evidence
+) -> None:
+    """Raise `ValueError` that names the request if a token's evidence is no number."""
+    is_odd = ~evidence.is_finite()
+    if is_odd.any():
+        ends = n_rows.cumsum()
+        place = int(np.searchsorted(ends, np.flatnonzero(is_odd)[0], side="right"))
+        raise ValueError(
+            f"{dataset.path}: request {dataset.requests[group[place]].request_id!r}: "
+            f"expected finite evidence, found {int(is_odd.sum())} tokens without: "
+            f"activations too large for float32"
+        )
 
 
 def follow(

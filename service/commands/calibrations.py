@@ -45,8 +45,10 @@ def print_calibration(calibration: "Calibration") -> None:
     how = "on average over calibration sets"
     if evidence.guarantee == "pac":
         how = f"with confidence {evidence.confidence:g}"
+    print(f"  at most {evidence.alpha:.2%} of benign requests are flagged, {how}")
+    if not sum(evidence.n_checked):
+        return
     print(
-        f"  at most {evidence.alpha:.2%} of benign requests are flagged, {how};\n"
         f"  of those checked {evidence.realised:.2%} were "
         f"(95 %: {evidence.realised_low:.2%} to {evidence.realised_high:.2%})"
     )

@@ -10,8 +10,9 @@ from service.cli import UsageError
 from service.progress import progress_bar
 
 if TYPE_CHECKING:  # Evaluating needs SciPy, ``--help`` does not.
+    from tokenizers import Tokenizer
+
     from probes.dataset import Dataset
-    from probes.fit.report import Report
 
 
 def add_parser(
@@ -61,20 +62,26 @@ def run(args: argparse.Namespace) -> int:
     from probes.bundle import load_bundle
     from probes.dataset import load_dataset
     from probes.fit.report import build_report
-    from service.report.page import page, verdict
+    from service.report.page import page, verdict, with_tokens
 
     label, separator, benign = args.benign.partition("=")
     if not (label and separator and benign):
         raise UsageError(f"--benign: expected LABEL=VALUE, got {args.benign!r}")
-    figures = args.out.with_suffix(".json")
+    figures = args.out.with_suffix(".json") if args.out.name else args.out
+    if figures.is_file() and b'"separations"' not in figures.read_bytes():
+        raise UsageError(f"--out: expected no {figures}, or a report's, found another")
     for path in (args.out, figures):
-        if path.is_dir() or figures == args.out:
+        if not path.name or path.is_dir() or figures == args.out:
             raise UsageError(f"--out: expected a file such as report.html, got {path}")
-    bundle, dataset = load_bundle(args.bundle), load_dataset(args.data)
+    bundle, dataset = (
+        load_bundle(args.bundle),
+        load_dataset(args.data, is_verified=True),
+    )
     others = {
-        key: load_dataset(path) if path else None
+        key: load_dataset(path, is_verified=True) if path else None
         for key, path in (("masked", args.masked), ("reference", args.reference))
     }
+    tokenizer = None if args.no_text else _tokenizer(args.tokenizer, dataset)
     last = 0
     with progress_bar("evaluating", 6, not args.json) as advance:
 
@@ -86,7 +93,10 @@ def run(args: argparse.Namespace) -> int:
         report = build_report(
             bundle, dataset, label=label, benign=benign, **others, progress=tell
         )
-        report = _with_text(args, dataset, report)
+        if args.no_text:
+            report = replace(report, examples=())
+        elif tokenizer is not None:
+            report = with_tokens(report, tokenizer)
         advance(0, "drawing")
         text = page(report)
         advance(1, "done")
@@ -102,18 +112,17 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _with_text(
-    args: argparse.Namespace, dataset: "Dataset", report: "Report"
-) -> "Report":
-    """*report* with the text of its examples, as far as that is wanted and known."""
-    from service.report.page import load_tokenizer, with_tokens
+def _tokenizer(folder: Path | None, dataset: "Dataset") -> "Tokenizer | None":
+    """What makes text of tokens; without one that fits, ids are shown."""
+    from service.report.page import load_tokenizer
 
-    if args.no_text:
-        return replace(report, examples=())
-    folder = args.tokenizer or Path(dataset.identity.model)
-    tokenizer = load_tokenizer(folder, dataset.identity.tokenizer_sha256)
-    if tokenizer is None:
-        if args.tokenizer:
+    sha256 = dataset.identity.tokenizer_sha256
+    if folder is not None:
+        found = load_tokenizer(folder, sha256)
+        if found is None:
             raise UsageError(f"--tokenizer: expected tokenizer.json in {folder}")
-        return report
-    return with_tokens(report, tokenizer)
+        return found
+    try:
+        return load_tokenizer(Path(dataset.identity.model), sha256)
+    except ValueError:  # another model's by now
+        return None

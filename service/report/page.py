@@ -10,6 +10,7 @@ import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
+from probes.fit.intervals import clopper_pearson
 from probes.fit.report import Report
 from probes.fit.report.examples import Example
 from probes.fit.report.scored import ALL_DETECTORS, Share
@@ -76,14 +77,21 @@ def with_tokens(report: Report, tokenizer: "Tokenizer") -> Report:
         examples=tuple(
             replace(
                 example,
-                tokens=tuple(
-                    tokenizer.decode([token], skip_special_tokens=False)
-                    for token in example.token_ids
-                ),
+                tokens=tuple(_text(tokenizer, token) for token in example.token_ids),
             )
             for example in report.examples
         ),
     )
+
+
+def _text(tokenizer: "Tokenizer", token: int) -> str:
+    """What *token* adds to a text: many tokenizers drop the space of a first one."""
+    if token < 0:
+        return "?"
+    once, twice = (
+        tokenizer.decode([token] * n, skip_special_tokens=False) for n in (1, 2)
+    )
+    return twice[len(once) :] if twice.startswith(once) else once
 
 
 def load_tokenizer(folder: Path, sha256: str) -> "Tokenizer | None":
@@ -107,7 +115,12 @@ def load_tokenizer(folder: Path, sha256: str) -> "Tokenizer | None":
 
 
 def verdict(report: Report) -> tuple[str, str]:
-    """Whether the promise was kept: a word for the colour, and a sentence."""
+    """
+    Whether the promise was kept: a word for the colour, and a sentence.
+
+    Broken where chance does not explain what was flagged, in all or in one length bin
+    (at 5 % over all of them: Bonferroni); kept where the interval is below alpha.
+    """
     promise = report.promise
     flagged = promise.flagged
     seen = (
@@ -119,9 +132,15 @@ def verdict(report: Report) -> tuple[str, str]:
     promised = f"promised at most {percent(promise.alpha)}"
     if flagged.low > promise.alpha:
         return "broken", f"The promise is broken. {seen}, {promised}."
-    if (flagged.share or 0) > promise.alpha:
-        return "unclear", f"More than promised, within chance. {seen}, {promised}."
-    return "kept", f"The promise is kept. {seen}, {promised}."
+    bins = [one for one in promise.by_length if one.flagged.of]
+    for one in bins:
+        n, of = one.flagged.n, one.flagged.of
+        if clopper_pearson(n, of, 1 - 0.05 / len(bins))[0] > promise.alpha:
+            where = f"{n} of {of} of {one.above + 1} to {one.up_to} tokens"
+            return "broken", f"The promise is broken: {where}. {seen}, {promised}."
+    if flagged.high <= promise.alpha:
+        return "kept", f"The promise is kept. {seen}, {promised}."
+    return "unclear", f"Nothing contradicts the promise. {seen}, {promised}."
 
 
 def percent(share: float | None) -> str:

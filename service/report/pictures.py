@@ -42,6 +42,8 @@ _STYLE = {
     "hatch.color": _INK,
 }
 _WIDTH = 4.2
+_MAX_DETECTORS = 11
+_MAX_KINDS = 12
 _TICKS = (-1000, -100, -10, -1, 0, 1, 10, 100, 1000)
 
 
@@ -95,7 +97,7 @@ def _promise(report: Report) -> str:
         axes.errorbar(
             places,
             shares,
-            yerr=[shares - low, high - shares],
+            yerr=np.vstack([shares - low, high - shares]),
             fmt="o",
             color=COLOURS[0],
             capsize=4,
@@ -108,6 +110,7 @@ def _promise(report: Report) -> str:
         axes.set_xticks(
             places,
             [f"{b.above + 1} to {b.up_to}\n({b.flagged.of})" for b in bins],
+            rotation=0 if len(bins) < 5 else 60,
         )
         axes.set_xlim(-0.6, len(bins) - 0.4)
         axes.set_ylim(bottom=0)
@@ -134,7 +137,7 @@ def _p_values(report: Report) -> str:
         axes.errorbar(
             x,
             shown,
-            yerr=[np.maximum(shown - low, 0), np.maximum(high - shown, 0)],
+            yerr=np.maximum(np.vstack([shown - low, high - shown]), 0),
             fmt="o",
             color=COLOURS[0],
             capsize=3,
@@ -149,20 +152,31 @@ def _p_values(report: Report) -> str:
 
 
 def _roc(report: Report) -> str:
-    kinds = _kinds(report.separations)
+    kinds = _kinds(report.separations)[:_MAX_KINDS]
     if not kinds:
         return ""
     with matplotlib.rc_context(_STYLE):
+        shown = _best(report)
         n_columns = min(len(kinds), 3)
         n_rows = -(-len(kinds) // n_columns)
         figure, axes = _figure(n_rows, n_columns, 3.2)
         for kind, one in zip(kinds, axes, strict=False):
-            _draw_roc(one, [s for s in report.separations if s.kind == kind])
+            some = [s for s in report.separations if s.kind == kind]
+            _draw_roc(one, [s for s in some if s.detector in shown])
             one.set_title(_plain(kind))
         for one in axes[len(kinds) :]:
             one.set_visible(False)
         _legend_below(figure, axes[0])
         return _svg(figure, "roc")
+
+
+def _best(report: Report) -> set[str]:
+    """The set, and the detectors that are best at anything: what a picture can show."""
+    best: dict[str, float] = {}
+    for one in report.separations:
+        best[one.detector] = max(one.auroc, best.get(one.detector, 0.0))
+    names = sorted(best, key=lambda name: -best[name])
+    return {ALL_DETECTORS, *[n for n in names if n != ALL_DETECTORS][:_MAX_DETECTORS]}
 
 
 def _draw_roc(axes: Axes, found: Sequence[Separation]) -> None:
@@ -191,13 +205,15 @@ def _draw_roc(axes: Axes, found: Sequence[Separation]) -> None:
 
 
 def _histograms(report: Report) -> str:
-    if not report.histograms:
+    best = _best(report)
+    found = [one for one in report.histograms if one.detector in best]
+    if not found:
         return ""
     with matplotlib.rc_context(_STYLE):
-        n_columns = min(len(report.histograms), 2)
-        n_rows = -(-len(report.histograms) // n_columns)
+        n_columns = min(len(found), 2)
+        n_rows = -(-len(found) // n_columns)
         figure, axes = _figure(n_rows, n_columns, 2.4)
-        for histogram, one in zip(report.histograms, axes, strict=False):
+        for histogram, one in zip(found, axes, strict=False):
             edges = np.array(histogram.edges)
             for kind, counts in histogram.counts.items():
                 total = sum(counts)
@@ -218,7 +234,7 @@ def _histograms(report: Report) -> str:
             one.set_title(histogram.detector)
             one.set_xlabel("above the boundary (asinh)")
             one.set_ylabel("share of the kind")
-        for one in axes[len(report.histograms) :]:
+        for one in axes[len(found) :]:
             one.set_visible(False)
         _legend_below(figure, axes[0])
         return _svg(figure, "histograms")
@@ -311,7 +327,7 @@ def _masked(report: Report) -> str:
 
 def _plain(text: str) -> str:
     """*text* as it is: no formula, and no name that a legend leaves out."""
-    escaped = text.replace("$", r"\$")
+    escaped = text.replace("$", r"\$").encode(errors="replace").decode()
     return f"\u200b{escaped}" if escaped.startswith("_") else escaped
 
 

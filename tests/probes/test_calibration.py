@@ -162,7 +162,7 @@ def run(
     # What is flagged on the way is flagged at the end, or was before a gate closed.
     assert (on_the_way <= at_end).all() or calibration.gates
     unlike = np.array([peaks.is_unlike(slot) for slot in slots])
-    flags: NDArray[np.bool_] = at_end & ~unlike[:, None]
+    flags: NDArray[np.bool_] = on_the_way | (at_end & ~unlike[:, None])
     return flags
 
 

@@ -137,6 +137,43 @@ def test_what_was_cut_short_is_cut_away(
     assert not (tmp_path / "begun.json").exists()
 
 
+def test_looking_changes_nothing(tmp_path: Path) -> None:
+    """
+    Whoever asks what is written does not cut a line that is being written.
+    """
+    first = writer(tmp_path)
+    add_all(first, range(3))
+    first.abort()
+    torn_line(tmp_path)
+    before = (tmp_path / "requests.jsonl").read_bytes()
+
+    assert {"r0", "r1", "r2"} == written_requests(tmp_path)
+    assert before == (tmp_path / "requests.jsonl").read_bytes()
+
+
+def test_what_was_finished_meanwhile_is_left_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """
+    A data set that another finishes between a look and the lock is not emptied.
+    """
+    import probes.dataset_writer as module
+
+    other = writer(tmp_path)
+    add(other, 0)
+    usual = module._locked
+
+    def finished_first(path: Path) -> Any:
+        other.close()
+        return usual(path)
+
+    monkeypatch.setattr(module, "_locked", finished_first)
+    with pytest.raises(ArtifactError, match="no finished data set"):
+        writer(tmp_path, goes_on=False)
+
+    assert ["r0"] == assert_whole(tmp_path)
+
+
 def test_in_two_parts_it_is_the_same_data_set(tmp_path: Path) -> None:
     """
     To the byte.

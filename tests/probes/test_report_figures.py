@@ -106,6 +106,17 @@ def test_recall_is_at_a_threshold_that_the_rate_allows(rate: float) -> None:
     assert best == found.share
 
 
+def test_perfect_order_is_not_certain() -> None:
+    """
+    Three requests in order leave an interval that is as wide as three are.
+    """
+    positive, benign = np.array([4.0, 5.0, 6.0, 7.0, 8.0]), np.array([0.0, 1.0, 2.0])
+    found = separation("a", "b", positive, benign)
+
+    assert (1.0, 1.0) == (found.auroc, found.auroc_high)
+    assert 0.2 < found.auroc_low < 0.4
+
+
 def test_few_benign_requests_cannot_tell_a_low_rate() -> None:
     """
     99 of them say nothing of a rate of one in a hundred.

@@ -170,7 +170,7 @@ def test_a_name_is_never_markup(report: Report) -> None:
 
 
 @pytest.mark.parametrize(
-    ("n_flagged", "expected"), [(0, "kept"), (20, "unclear"), (60, "broken")]
+    ("n_flagged", "expected"), [(0, "kept"), (12, "unclear"), (60, "broken")]
 )
 def test_the_verdict_is_the_intervals(
     report: Report, n_flagged: int, expected: str
@@ -185,6 +185,68 @@ def test_the_verdict_is_the_intervals(
     found = verdict(replace(report, promise=replace(report.promise, flagged=flagged)))
 
     assert expected == found[0]
+
+
+def test_a_bin_can_break_the_promise(report: Report) -> None:
+    """
+    What is flagged too often at one length is not made good by the others.
+    """
+    from probes.fit.report.promise import LengthBin
+    from probes.fit.report.scored import Share
+
+    bins = [(0, 64, 0, 450), (64, 4096, 20, 50)]
+    promise = replace(
+        report.promise,
+        alpha=0.1,
+        flagged=Share.of_counts(20, 500),
+        by_length=tuple(
+            LengthBin(above=above, up_to=up_to, flagged=Share.of_counts(n, of))
+            for above, up_to, n, of in bins
+        ),
+    )
+
+    word, sentence = verdict(replace(report, promise=promise))
+
+    assert "broken" == word
+    assert "20 of 50 of 65 to 4096 tokens" in sentence
+
+
+def test_few_requests_keep_no_promise(report: Report) -> None:
+    """
+    Nothing flagged of three, or of none, says little, and so does the verdict.
+    """
+    from probes.fit.report.scored import Share
+
+    for of in (0, 3):
+        promise = replace(report.promise, flagged=Share.of_counts(0, of), by_length=())
+        assert "unclear" == verdict(replace(report, promise=promise))[0]
+
+
+def test_one_benign_request_is_enough_for_a_page(trial: Trial, tmp_path: Path) -> None:
+    """
+    Where there is nothing to correlate, that picture is left out.
+    """
+    from probes.dataset import load_dataset
+    from tests.probes.report_builders import write_requests
+
+    write_requests(tmp_path / "few", seed=9, n_requests=2)
+    report = build_report(
+        trial.bundle, load_dataset(tmp_path / "few"), label="behaviour", benign="none"
+    )
+
+    assert Tags(page(report)).open == []
+    assert (report.separations[0].auroc_low, report.separations[0].auroc_high) != (1, 1)
+
+
+def test_another_json_file_is_left_alone(trial: Trial, tmp_path: Path) -> None:
+    """
+    Only a report's figures are written over.
+    """
+    (tmp_path / "dataset.json").write_text("{}")
+
+    assert_refused(innerwatch(*evaluate(trial, tmp_path / "dataset.html")), "--out")
+
+    assert "{}" == (tmp_path / "dataset.json").read_text()
 
 
 def test_evaluate_writes_page_and_figures(trial: Trial, tmp_path: Path) -> None:
@@ -247,7 +309,7 @@ def test_tokens_have_their_text(report: Report, tmp_path: Path) -> None:
 
     text = page(with_tokens(replace(report, examples=(example,)), tokenizer))
 
-    assert ">hello</span>" in text
+    assert "> hello</span>" in text
     assert "1: not counted" in text
 
 

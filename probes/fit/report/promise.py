@@ -20,7 +20,7 @@ class LengthBin:
 
         up_to: ... and at most this many.
 
-        flagged: Of the requests that got an answer.
+        flagged: Of all of them, those that a gate turned away included.
     """
 
     above: int
@@ -48,7 +48,7 @@ class Promise:
 
         confidence: Of "pac"; 0 otherwise.
 
-        flagged: Of all benign requests with an answer.
+        flagged: Of all benign requests that are not too long.
 
         by_length: By length bin.
 
@@ -88,7 +88,7 @@ class Abstained:
 def promise_of(bundle: Bundle, scored: Scored) -> Promise:
     """What *bundle* promises of benign requests, and what *scored* shows."""
     evidence = bundle.calibration.evidence
-    chosen = scored.of_kind(scored.benign)
+    chosen = scored.is_promised
     is_flagged = np.asarray(scored.judged.is_flagged[chosen].any(axis=1))
     bins = scored.judged.bins[chosen]
     longest = bundle.calibration.longest.tolist()

@@ -74,6 +74,8 @@ class Scored:
             -inf where a detector counted no token, NaN where there is no answer.
 
         judged: The judgements.
+
+        n_bins: Of the calibration.
     """
 
     indices: NDArray[np.int64]
@@ -82,6 +84,7 @@ class Scored:
     n_tokens: NDArray[np.int64]
     margins: Float64
     judged: Judged
+    n_bins: int
 
     @property
     def other_kinds(self) -> list[str]:
@@ -89,8 +92,10 @@ class Scored:
         return sorted({str(kind) for kind in self.kinds} - {self.benign})
 
     @property
-    def is_benign(self) -> NDArray[np.bool_]:
-        return np.asarray(self.kinds == self.benign)
+    def is_promised(self) -> NDArray[np.bool_]:
+        """Benign requests that are not too long, a gate's included, (n_requests,)."""
+        is_covered = self.judged.bins < self.n_bins
+        return np.asarray((self.kinds == self.benign) & is_covered)
 
     @property
     def is_answered(self) -> NDArray[np.bool_]:
@@ -131,6 +136,7 @@ def score_requests(
         n_tokens=found.n_tokens,
         margins=_margins(bundle, judged),
         judged=judged,
+        n_bins=bundle.calibration.n_bins,
     )
 
 

@@ -8,6 +8,7 @@ from scipy.stats import rankdata
 
 from probes.arrays import Float64
 from probes.fit.evaluate import auroc
+from probes.fit.intervals import clopper_pearson
 from probes.fit.report.scored import Scored, Share
 
 FALSE_POSITIVE_RATES = (0.01, 0.001)
@@ -47,7 +48,7 @@ class Separation:
 
         auroc: Against benign requests.
 
-        auroc_low: Lower end of its 95 % interval (DeLong et al. 1988).
+        auroc_low: Lower end of its 95 % interval; see `auroc_interval`.
 
         auroc_high: Its upper end.
 
@@ -90,14 +91,14 @@ def separation(
 ) -> Separation:
     """*positive* and *benign* are margins, (n_positive,) and (n_benign,)."""
     area = auroc(positive, benign)
-    half = _95_PERCENT * math.sqrt(delong_variance(positive, benign))
+    low, high = auroc_interval(area, positive, benign)
     rates, recalls = roc_curve(positive, benign)
     return Separation(
         detector=detector,
         kind=kind,
         auroc=area,
-        auroc_low=max(area - half, 0.0),
-        auroc_high=min(area + half, 1.0),
+        auroc_low=low,
+        auroc_high=high,
         recall=tuple(recall_at(positive, benign, r) for r in FALSE_POSITIVE_RATES),
         flagged=Share.counted(positive > 0),
         roc_false_positive_rate=tuple(rates.tolist()),
@@ -141,6 +142,22 @@ def roc_curve(positive: Float64, benign: Float64) -> tuple[Float64, Float64]:
         kept = kept[kept < len(rates)]
         rates, recalls = rates[kept], recalls[kept]
     return rates, recalls
+
+
+def auroc_interval(
+    area: float, positive: Float64, benign: Float64
+) -> tuple[float, float]:
+    """
+    The 95 % interval of the area under the ROC curve.
+
+    DeLong's; where all or none are in order, which leaves it no variance, that of as
+    many pairs as the smaller side can make (Clopper and Pearson 1934).
+    """
+    n_pairs = min(len(positive), len(benign))
+    if area in (0.0, 1.0) or n_pairs == 1:
+        return clopper_pearson(round(area * n_pairs), n_pairs)
+    half = _95_PERCENT * math.sqrt(delong_variance(positive, benign))
+    return max(area - half, 0.0), min(area + half, 1.0)
 
 
 def delong_variance(positive: Float64, benign: Float64) -> float:
@@ -223,14 +240,16 @@ class Correlation:
 
 
 def correlations(scored: Scored, names: list[str]) -> list[Correlation]:
-    """Of detectors, over benign requests and over all."""
+    """Of detectors, over benign requests and over all, where there are two."""
     found = []
     for kinds, chosen in (
         ("benign", scored.of_kind(scored.benign)),
         ("all", scored.is_answered),
     ):
         margins = scored.margins[chosen][:, 1:]
-        ranks = rankdata(margins, axis=0) if len(margins) > 1 else np.zeros((2, 0))
+        if len(margins) < 2:
+            continue
+        ranks = rankdata(margins, axis=0)
         centred = ranks - ranks.mean(axis=0)
         lengths = np.sqrt((centred**2).sum(axis=0))
         products = centred.T @ centred

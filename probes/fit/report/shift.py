@@ -13,7 +13,7 @@ from probes.dataset import Dataset
 from probes.detector import Detector
 from probes.fit.chunks import read_requests
 from probes.fit.evaluate import groups_of
-from probes.fit.report.scored import Scored, Share
+from probes.fit.report.scored import Scored
 from probes.sae import SAEFeatureDetector
 from probes.topk import TopKFeatureDetector
 
@@ -52,6 +52,24 @@ class ScoreShift:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Fired:
+    """
+    On how many tokens a feature is on; no interval, since tokens of a request depend.
+
+    Attributes:
+        n: So many ...
+
+        of: ... of so many.
+
+        share: The one over the other; 0 of none.
+    """
+
+    n: int
+    of: int
+    share: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class FiringShift:
     """
     On how many tokens of benign requests a watched SAE feature is on.
@@ -66,13 +84,16 @@ class FiringShift:
         here: Tokens of this one.
 
         psi: Population stability index of on and off.
+
+        ks: Kolmogorov and Smirnov's distance of on and off: of the two rates.
     """
 
     detector: str
     feature: int
-    reference: Share
-    here: Share
+    reference: Fired
+    here: Fired
     psi: float
+    ks: float
 
 
 def score_shifts(bundle: Bundle, scored: Scored) -> list[ScoreShift]:
@@ -165,8 +186,9 @@ def firing_shifts(
         FiringShift(
             detector=detector.name,
             feature=feature,
-            reference=Share.of_counts(before, n_before),
-            here=Share.of_counts(now, n_now),
+            reference=(a := _fired(before, n_before)),
+            here=(b := _fired(now, n_now)),
+            ks=abs(a.share - b.share),
             psi=_psi_of_counts(
                 np.array([before, n_before - before]), np.array([now, n_now - now])
             ),
@@ -176,6 +198,10 @@ def firing_shifts(
             features_of(detector), befores.tolist(), nows.tolist(), strict=True
         )
     ]
+
+
+def _fired(n: int, of: int) -> Fired:
+    return Fired(n=n, of=of, share=n / of if of else 0.0)
 
 
 _WATCHING = (SAEFeatureDetector, TopKFeatureDetector)
