@@ -271,7 +271,7 @@ def test_nan_is_refused(path: Path) -> None:
     refused(path, "NaN")
 
 
-@pytest.mark.parametrize(("name", "limit"), [(TENSORS, 1 << 30), (CANARIES, 16 << 20)])
+@pytest.mark.parametrize(("name", "limit"), [(TENSORS, 8 << 30), (CANARIES, 16 << 20)])
 def test_huge_file_is_refused_before_it_is_read(
     path: Path, name: str, limit: int
 ) -> None:
