@@ -52,6 +52,7 @@ def check_batch(
         raise BatchError(
             f"token_ids: expected shape ({n_rows},), got {batch.token_ids.shape}"
         )
+    _check_sharing(batch, n_rows)
     _check_rows(batch, n_rows, widths)
 
 
@@ -67,6 +68,28 @@ def check_gap(gap: Gap, *, max_positions: int) -> None:
     last = max((lost.first_position + lost.n_tokens for lost in gap.lost), default=0)
     if last > max_positions:
         raise BatchError(f"gap.lost: expected to end by {max_positions}, got {last}")
+
+
+def _check_sharing(batch: StepBatch, n_rows: int) -> None:
+    if len(batch.slots) and batch.slots.shape != (n_rows,):
+        raise BatchError(f"slots: expected ({n_rows},), got {batch.slots.shape}")
+    n_requests = len(batch.request_ids)
+    if batch.adapters and len(batch.adapters) != n_requests:
+        raise BatchError(
+            f"adapters: expected {n_requests} or none, got {len(batch.adapters)}"
+        )
+    for index, prefix in batch.cached.items():
+        if not 0 <= index < n_requests:
+            raise BatchError(f"cached: expected one of {n_requests}, got {index}")
+        first = int(batch.first_positions[index])
+        if not len(prefix.token_ids) == len(prefix.slots) == first:
+            raise BatchError(
+                f"cached of {batch.request_ids[index]}: expected the {first} tokens "
+                f"before its rows, got {len(prefix.token_ids)} and "
+                f"{len(prefix.slots)} slots"
+            )
+        if first and min(prefix.token_ids.min(), prefix.slots.min()) < 0:
+            raise BatchError("cached: expected token ids and slots of 0 or more")
 
 
 def _check_rows(batch: StepBatch, n_rows: int, widths: Mapping[str, int]) -> None:

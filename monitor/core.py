@@ -1,9 +1,7 @@
 # Rule 1: no clock, no thread, no socket, no file, no metric and no log in here.
 # Whoever calls observe() decides when, and does something with what comes back.
 #
-# Rule 2: a token that is not scored is counted. Positions of a request are counted
-# once, in order: scored, or lost with a reason. There is no path through this file
-# on which expected == scored + lost stops being true.
+# Rule 2: a token that is not scored is counted, in books.py.
 #
 # Rule 3: everything that can be refused is refused before anything changes.
 #
@@ -17,29 +15,28 @@
 """Scores batches, keeps one record per live request, and returns flags."""
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 
+from monitor.books import Books
 from monitor.checks import BatchError, check_batch, check_gap
 from monitor.coverage import Coverage, Totals
-from monitor.ended import Ended, EndedRequests, Key
+from monitor.ended import Ended, Key
 from monitor.live import LiveRequest
 from monitor.records import (
     Flag,
     Gap,
-    LossReason,
     StepBatch,
     Verdict,
 )
-from monitor.repeats import Repeats
 from monitor.scoring import (
-    FATE_REASONS,
     REPEATED,
     SCORED,
     ScoredRows,
-    count_fates,
     refusal_of,
 )
+from monitor.sharing import Shadowed, Sharing
 from monitor.summary import Finished
 from monitor.watch import Watch
 from probes.arrays import Float64
@@ -68,6 +65,8 @@ class Monitor:
         max_positions: int = 1 << 20,
         max_history_bytes: int = 64 << 20,
         discovery_rate: float | None = None,
+        max_shadow_bytes: int = 0,
+        shadow_seed: int = 0,
     ) -> None:
         """
         Watch with *detectors*, whose projections are stacked in *bank*.
@@ -82,6 +81,9 @@ class Monitor:
             max_history_bytes: For the scores of the last tokens of all requests.
             discovery_rate: Bound of the false discovery rate over requests; None to
                 test for no discoveries.
+            max_shadow_bytes: Of each engine, for the score shadow; 0: tokens from the
+                prefix cache are lost.
+            shadow_seed: 64 random bits.
 
         Raises:
             ValueError: There is no detector, or the calibration is of others.
@@ -98,17 +100,18 @@ class Monitor:
         )
         self._max_live_requests = max_live_requests
         self._max_positions = max_positions
-        self._live: dict[Key, LiveRequest] = {}
-        self._ended = EndedRequests()
-        self._repeats = Repeats()
+        self._sharing = (
+            Sharing(max_shadow_bytes, shadow_seed) if max_shadow_bytes else None
+        )
         self._widths = {h: bank.n_columns(h) for h in bank.hook_points}
         self._d_models = {h: bank.weights[h].shape[1] for h in bank.hook_points}
         self.totals = Totals(n_flags={d.name: 0 for d in detectors})
+        self._books = Books(self.totals, self._watch.begin)
 
     @property
     def n_live_requests(self) -> int:
         """How many requests have begun and not ended."""
-        return len(self._live)
+        return len(self._books.live)
 
     @property
     def drift(self) -> Float64:
@@ -135,17 +138,30 @@ class Monitor:
         first_rows = batch.row_offsets[:-1] - batch.first_positions
         positions = np.arange(len(request_of_row)) - first_rows[request_of_row]
         seen_until = np.array(
-            [self._next_position((batch.engine, r)) for r in batch.request_ids],
+            [self._books.next_position((batch.engine, r)) for r in batch.request_ids],
             dtype=np.int64,
         )
-        repeated = positions < seen_until[request_of_row]
         # All scores before any state: an error leaves the monitor as it was.
-        scored = self._watch.score(batch, repeated)
-        requests = self._advance(batch, scored)
-        self._repeats.note(batch.engine, batch.step)
-        if not len(scored.rows):
-            return []
-        flags = self._watch.take_in(batch, scored, requests, request_of_row, positions)
+        scored = self._watch.score(batch)
+        shadowed, traced = None, None
+        if self._sharing is not None and len(batch.slots):
+            known = [self._books.live.get((batch.engine, r)) for r in batch.request_ids]
+            traced = self._sharing.trace(batch, positions, request_of_row, known)
+            # Stored first: vLLM shares a block in the very step that fills it.
+            self._sharing.store(batch, traced, scored, request_of_row)
+            shadowed = self._sharing.fetch(batch, traced, seen_until)
+        scored = scored.without(positions < seen_until[request_of_row])
+        requests = self._books.advance(batch, scored, shadowed)
+        if traced is not None:
+            traced.note(batch, requests)
+        self._books.repeats.note(batch.engine, batch.step)
+        flags: list[Flag] = []
+        if shadowed is not None and shadowed.is_found.any():
+            flags += self._take_in_shadowed(batch, shadowed, requests)
+        if len(scored.rows):
+            flags += self._watch.take_in(
+                batch, scored, requests, request_of_row, positions
+            )
         self._count_flags(flags)
         return flags
 
@@ -171,8 +187,8 @@ class Monitor:
         finished = []
         for request_id in request_ids:
             key = (engine, request_id)
-            if key not in self._live and self._ended.abandoned(key):
-                self._ended.see_end(key)
+            if key not in self._books.live and self._books.ended.abandoned(key):
+                self._books.ended.see_end(key)
             else:
                 finished.append(self._finish(key, is_end_seen=True))
         return finished
@@ -185,35 +201,28 @@ class Monitor:
             BatchError: The gap is malformed. Nothing was counted.
         """
         check_gap(gap, max_positions=self._max_positions)
-        for lost in gap.lost:
-            key = (gap.engine, lost.request_id)
-            if self._is_past(key, gap):
-                continue
-            live = self._live.get(key) or self._begin(key)
-            live.last_step = max(live.last_step, gap.last_step)
-            if lost.n_tokens:
-                self._lose_hole(gap.engine, live, lost.first_position)
-                end = lost.first_position + lost.n_tokens
-                live.lose_until(end, gap.reason, self.totals)
-        self._count_unlisted(gap)
-        self._repeats.note(gap.engine, gap.last_step)
-        ended = [i for i in gap.finished if not self._is_past((gap.engine, i), gap)]
+        self._books.record_gap(gap)
+        ended = [
+            i for i in gap.finished if not self._books.is_past((gap.engine, i), gap)
+        ]
         return self.end(gap.engine, ended)
 
     def evict(self) -> list[Finished]:
         """Finish the oldest requests, until no more than the allowed are live."""
-        n_excess = max(0, len(self._live) - self._max_live_requests)
+        n_excess = max(0, len(self._books.live) - self._max_live_requests)
         self.totals.n_evicted += n_excess
-        oldest = list(self._live)[:n_excess]
+        oldest = list(self._books.live)[:n_excess]
         return [self.abandon(*key) for key in oldest]
 
     def end_engine(self, engine: str) -> list[Finished]:
         """`abandon` every request of an engine that is gone."""
+        if self._sharing is not None:
+            self._sharing.forget(engine)
         return [self.abandon(engine, request_id) for request_id in self.live(engine)]
 
     def end_all(self) -> list[Finished]:
         """`abandon` every request: nobody will watch them any more."""
-        return [self.abandon(*key) for key in list(self._live)]
+        return [self.abandon(*key) for key in list(self._books.live)]
 
     def is_repeated(self, engine: str, step: int) -> bool:
         """
@@ -221,17 +230,17 @@ class Monitor:
 
         A sender that lost an acknowledgement sends again: the caller skips it.
         """
-        return step <= self._repeats.last_step(engine)
+        return step <= self._books.repeats.last_step(engine)
 
     def live(self, engine: str) -> list[str]:
         """Return the ids of the live requests of *engine*, oldest first."""
-        return [request_id for e, request_id in self._live if e == engine]
+        return [request_id for e, request_id in self._books.live if e == engine]
 
     def stale(self, engine: str, before_step: int) -> list[str]:
         """Return the live requests of *engine* last mentioned before *before_step*."""
         return [
             key[1]
-            for key, live in self._live.items()
+            for key, live in self._books.live.items()
             if key[0] == engine and live.last_step < before_step
         ]
 
@@ -242,7 +251,7 @@ class Monitor:
         Raises:
             KeyError: It is not live.
         """
-        return self._live[engine, request_id].coverage
+        return self._books.live[engine, request_id].coverage
 
     def _expected_widths(self, batch: StepBatch) -> Mapping[str, int]:
         if batch.activations:
@@ -250,110 +259,32 @@ class Monitor:
         is_ours = refusal_of(batch, self._bank_digest) is None
         return self._widths if is_ours else {}
 
-    def _next_position(self, key: Key) -> int:
-        known = self._live.get(key) or self._ended.abandoned(key)
-        return known.next_position if known else 0
-
-    def _is_past(self, key: Key, gap: Gap) -> bool:
-        """
-        Whether the request had ended when *gap* began: then all of it is counted.
-
-        A sender that lost an acknowledgement reports steps that were scored.
-        """
-        ended = self._ended.of(key)
-        if key in self._live or ended is None or not ended.is_end_seen:
-            return False
-        return gap.first_step <= ended.step
-
-    def _count_unlisted(self, gap: Gap) -> None:
-        """Count what *gap* does not name: any live request may have lost by it."""
-        n_tokens, n_ends = self._repeats.n_new_unlisted(gap)
-        self.totals.tokens.n_expected += n_tokens
-        self.totals.tokens.n_lost[gap.reason] += n_tokens
-        self.totals.n_requests[Verdict.UNSCANNED] += n_ends
-        if n_tokens:
-            for key, live in self._live.items():
-                if key[0] == gap.engine:
-                    live.is_whole = False
-
-    def _lose_hole(self, engine: str, live: LiveRequest, position: int) -> None:
-        """
-        Count the positions up to *position*, of which nobody told anything.
-
-        A gap may have counted them without a name; then the totals have them.
-        """
-        n_counted = 0
-        if not (live.is_whole and live.next_position):
-            n_counted = self._repeats.claim(engine, position - live.next_position)
-        live.lose_until(
-            position, LossReason.NOT_RECEIVED, self.totals, n_counted=n_counted
+    def _take_in_shadowed(
+        self, batch: StepBatch, shadowed: Shadowed, requests: Sequence[LiveRequest]
+    ) -> list[Flag]:
+        """Fold in what the score shadow knows, before the rows that come after."""
+        cached = replace(
+            batch,
+            request_ids=tuple(batch.request_ids[i] for i in shadowed.indices),
+            row_offsets=shadowed.offsets,
+            n_prompt_tokens=batch.n_prompt_tokens[shadowed.indices],
+            token_ids=shadowed.token_ids,
         )
-
-    def _begin(self, key: Key) -> LiveRequest:
-        live = self._watch.begin()
-        if (before := self._ended.abandoned(key)) is not None:
-            live.next_position = before.next_position
-            live.flagged = set(before.flagged)
-            live.is_whole = False
-        self._ended.forget(key)
-        self._live[key] = live
-        return live
-
-    def _advance(self, batch: StepBatch, scored: ScoredRows) -> list[LiveRequest]:
-        """Count every row of *batch*; return its requests in row order."""
-        requests: list[LiveRequest] = []
-        counts = count_fates(batch, scored.fates)
-        n_scored = counts[:, SCORED]
-        facts = zip(
-            batch.request_ids,
-            batch.first_positions.tolist(),
-            n_scored.tolist(),
-            (counts.sum(axis=1) == n_scored).tolist(),
-            strict=True,
+        found = ScoredRows(
+            fates=np.where(shadowed.is_found, SCORED, REPEATED).astype(np.uint8),
+            rows=np.flatnonzero(shadowed.is_found),
+            evidence=shadowed.evidence,
         )
-        n_usual = 0
-        for i, (request_id, first_position, n_rows, is_scored) in enumerate(facts):
-            live = self._live.get((batch.engine, request_id))
-            if live is None or not is_scored or live.next_position != first_position:
-                requests.append(self._advance_one(batch, i, counts[i].tolist()))
-                continue
-            # As nearly always: known, all rows scored, where it had stopped.
-            live.last_step = batch.step
-            live.next_position += n_rows
-            live.coverage.n_expected += n_rows
-            live.coverage.n_scored += n_rows
-            n_usual += n_rows
-            requests.append(live)
-        self.totals.tokens.n_expected += n_usual
-        self.totals.tokens.n_scored += n_usual
-        for live, n in zip(requests, batch.n_prompt_tokens.tolist(), strict=True):
-            if n > live.n_prompt_tokens:
-                live.n_prompt_tokens = n
-        return requests
-
-    def _advance_one(
-        self, batch: StepBatch, index: int, n_by_fate: Sequence[int]
-    ) -> LiveRequest:
-        """Count the rows of one request of *batch*, by their fate."""
-        key = (batch.engine, batch.request_ids[index])
-        first_position = int(batch.first_positions[index])
-        live = self._live.get(key)
-        if live is None:
-            live = self._begin(key)
-            cached = min(int(batch.n_cached[index]), first_position)
-            live.lose_until(cached, LossReason.PREFIX_CACHED, self.totals)
-        live.last_step = batch.step
-        if any(n_by_fate):
-            self._lose_hole(batch.engine, live, first_position)
-        self.totals.n_repeated += n_by_fate[REPEATED]
-        live.count_rows(n_by_fate[SCORED], None, self.totals)
-        for fate, reason in FATE_REASONS.items():
-            if n_by_fate[fate]:
-                live.count_rows(n_by_fate[fate], reason, self.totals)
-        return live
+        return self._watch.take_in(
+            cached,
+            found,
+            [requests[i] for i in shadowed.indices],
+            np.repeat(np.arange(len(shadowed.indices)), np.diff(shadowed.offsets)),
+            shadowed.positions,
+        )
 
     def _finish(self, key: Key, *, is_end_seen: bool) -> Finished:
-        live = self._live.pop(key, None) or LiveRequest(slot=-1, number=-1)
+        live = self._books.live.pop(key, None) or LiveRequest(slot=-1, number=-1)
         verdict = live.coverage.verdict
         if verdict is Verdict.SCANNED and not (is_end_seen and live.is_whole):
             verdict = Verdict.PARTIAL
@@ -369,12 +300,12 @@ class Monitor:
 
     def _remember_end(self, key: Key, live: LiveRequest, is_end_seen: bool) -> None:
         ended = Ended(
-            step=max(live.last_step, self._repeats.last_step(key[0])),
+            step=max(live.last_step, self._books.repeats.last_step(key[0])),
             next_position=live.next_position,
             is_end_seen=is_end_seen,
             flagged=frozenset(live.flagged),
         )
-        self._ended.remember(key, ended)
+        self._books.ended.remember(key, ended)
 
     def _count_flags(self, flags: Iterable[Flag]) -> None:
         for flag in flags:

@@ -11,12 +11,14 @@ class Coverage:
     """
     Token counts of one request, or of all of them.
 
-    *n_expected* is counted from positions, *n_scored* and *n_lost* from rows; that
-    they agree (`is_balanced`) is the promise that nothing is lost silently.
+    *n_expected* is counted from positions; *n_scored* and *n_lost* from rows, and
+    *n_shadowed* from what was found of tokens that had none. That they agree
+    (`is_balanced`) is the promise that nothing is lost silently.
     """
 
     n_expected: int = 0
     n_scored: int = 0
+    n_shadowed: int = 0
     n_lost: dict[LossReason, int] = field(
         default_factory=lambda: dict.fromkeys(LossReason, 0)
     )
@@ -27,14 +29,19 @@ class Coverage:
         return sum(self.n_lost.values())
 
     @property
+    def n_judged(self) -> int:
+        """Tokens that the detectors have said something of."""
+        return self.n_scored + self.n_shadowed
+
+    @property
     def is_balanced(self) -> bool:
-        """Whether every expected token was scored or lost, and only once."""
-        return self.n_expected == self.n_scored + self.n_lost_total
+        """Whether every expected token was judged or lost, and only once."""
+        return self.n_expected == self.n_judged + self.n_lost_total
 
     @property
     def verdict(self) -> Verdict:
-        """How much was scored; nothing expected is nothing scanned."""
-        if self.n_scored == 0:
+        """How much was judged; nothing expected is nothing scanned."""
+        if self.n_judged == 0:
             return Verdict.UNSCANNED
         return Verdict.PARTIAL if self.n_lost_total else Verdict.SCANNED
 
@@ -49,7 +56,7 @@ class Totals:
     Counters over the monitor's whole life. They only rise.
 
     Attributes:
-        tokens: Expected, scored, lost by reason.
+        tokens: Expected, scored, shadowed, lost by reason.
 
         n_repeated: Rows that were computed again after a preemption, and skipped.
 

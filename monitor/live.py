@@ -24,6 +24,9 @@ class LiveRequest:
 
         is_whole: False if tokens of it may be lost that no count of its own shows,
             or if an earlier part of it was abandoned.
+
+        prefix_hash: Of its tokens below *hashed_until*, which is -1 where some of them
+            are not known.
     """
 
     slot: int
@@ -34,6 +37,8 @@ class LiveRequest:
     coverage: Coverage = field(default_factory=Coverage)
     flagged: set[str] = field(default_factory=set)
     is_whole: bool = True
+    prefix_hash: int = 0
+    hashed_until: int = -1
 
     def lose_until(
         self, position: int, reason: LossReason, totals: Totals, *, n_counted: int = 0
@@ -53,6 +58,14 @@ class LiveRequest:
         ):
             coverage.n_expected += n
             coverage.n_lost[reason] += n
+
+    def count_cached(self, n_found: int, n_missing: int, totals: Totals) -> None:
+        """Advance over tokens from the prefix cache: in the score shadow, or not."""
+        self.next_position += n_found + n_missing
+        for coverage in (self.coverage, totals.tokens):
+            coverage.n_expected += n_found + n_missing
+            coverage.n_shadowed += n_found
+            coverage.n_lost[LossReason.PREFIX_CACHED] += n_missing
 
     def count_rows(
         self, n_rows: int, reason: LossReason | None, totals: Totals

@@ -44,6 +44,21 @@ class Abstention(StrEnum):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class CachedPrefix:
+    """
+    The leading tokens of a request that were served from the prefix cache.
+
+    Attributes:
+        token_ids: int32 of shape (n_cached,).
+
+        slots: int32 of shape (n_cached,); the KV slot of each.
+    """
+
+    token_ids: NDArray[np.int32]
+    slots: NDArray[np.int32]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class StepBatch:
     """
     What one engine step produced on one rank.
@@ -84,6 +99,16 @@ class StepBatch:
             are in this batch or an earlier one.
 
         preempted: Requests that lost their KV blocks and will be computed again.
+
+        slots: int32 of shape (n_rows,), the KV slot that each row was written to, -1
+            where no other request may share it; empty where they are not known.
+
+        cached: By the index of a request that starts, or starts over, behind tokens
+            from the prefix cache: these.
+
+        adapters: The LoRA adapter of each request, "" for none; empty if all have none.
+
+        weights_generation: Rises when the engine loads other weights.
     """
 
     engine: str
@@ -101,6 +126,12 @@ class StepBatch:
     token_ids: NDArray[np.int32]
     finished: tuple[str, ...] = ()
     preempted: tuple[str, ...] = ()
+    slots: NDArray[np.int32] = field(
+        default_factory=lambda: np.empty(0, dtype=np.int32)
+    )
+    cached: Mapping[int, CachedPrefix] = field(default_factory=dict)
+    adapters: tuple[str, ...] = ()
+    weights_generation: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -171,6 +202,9 @@ class RequestSummary:
     What was seen of a finished request.
 
     Attributes:
+        n_tokens_shadowed: Tokens from the prefix cache, judged by the evidence that
+            they had when their KV slot was filled.
+
         statistics: Each detector's final request statistic; -inf if it counted none.
 
         margins: How far each is above its boundary, in the detector's units; flagged
@@ -196,6 +230,7 @@ class RequestSummary:
     n_tokens_lost: Mapping[LossReason, int]
     statistics: Mapping[str, float]
     flagged_by: tuple[str, ...]
+    n_tokens_shadowed: int = 0
     margins: Mapping[str, float] = field(default_factory=dict)
     p_value: float = nan
     is_discovery: bool = False

@@ -41,6 +41,17 @@ class ScoredRows:
     rows: NDArray[np.int64]
     evidence: Evidence
 
+    def without(self, repeated: NDArray[np.bool_]) -> "ScoredRows":
+        """Leave out the rows that are *repeated* (n_rows,)."""
+        if not repeated.any():
+            return self
+        is_new = ~repeated[self.rows]
+        return ScoredRows(
+            fates=np.where(repeated, REPEATED, self.fates).astype(np.uint8),
+            rows=self.rows[is_new],
+            evidence=self.evidence.rows(is_new) if len(is_new) else self.evidence,
+        )
+
 
 def refusal_of(batch: StepBatch, bank_digest: str) -> LossReason | None:
     """Return why no row of *batch* can be scored with this bank, if so."""
@@ -49,22 +60,17 @@ def refusal_of(batch: StepBatch, bank_digest: str) -> LossReason | None:
     return LossReason.REFUSED if batch.bank_digest else LossReason.NO_BANK
 
 
-def score_rows(
-    batch: StepBatch,
-    repeated: NDArray[np.bool_],
-    bank: ProjectionBank,
-    scorer: Scorer,
-) -> ScoredRows:
+def score_rows(batch: StepBatch, bank: ProjectionBank, scorer: Scorer) -> ScoredRows:
     """
-    Score the rows of *batch* that are not *repeated* (n_rows,).
+    Score the rows of *batch*.
 
     A row is scored by every detector or by none: one whose evidence is not finite
     for a single detector is lost to all.
     """
-    fates = np.where(repeated, REPEATED, SCORED).astype(np.uint8)
+    fates = np.full(int(batch.row_offsets[-1]), SCORED, dtype=np.uint8)
     reason = refusal_of(batch, bank.digest)
     if reason is not None:
-        fates[~repeated] = _FATES[reason]
+        fates[:] = _FATES[reason]
     if not (fates == SCORED).any():
         nothing = np.empty(0, dtype=np.int64)
         return ScoredRows(fates=fates, rows=nothing, evidence=_NOTHING)

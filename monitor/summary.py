@@ -28,6 +28,7 @@ def summarize(
         verdict=verdict,
         n_prompt_tokens=live.n_prompt_tokens,
         n_tokens_scored=live.coverage.n_scored,
+        n_tokens_shadowed=live.coverage.n_shadowed,
         n_tokens_lost=live.coverage.copy_lost(),
         statistics=statistics,
         flagged_by=tuple(sorted(live.flagged)),

@@ -53,9 +53,9 @@ class Watch:
         number = next(self._numbers) & _LARGEST_NUMBER
         return LiveRequest(slot=self._peaks.take(), number=number)
 
-    def score(self, batch: StepBatch, repeated: NDArray[np.bool_]) -> ScoredRows:
-        """Score the rows of *batch* that are not *repeated*. Changes nothing."""
-        return score_rows(batch, repeated, self._bank, self._scorer)
+    def score(self, batch: StepBatch) -> ScoredRows:
+        """Score the rows of *batch*. Changes nothing."""
+        return score_rows(batch, self._bank, self._scorer)
 
     def take_in(
         self,
@@ -109,7 +109,7 @@ class Watch:
             flags = self._flag(key, live, crossed, is_ended=True)
             statistics = self._peaks.statistics[live.slot].copy()
             margins = self._peaks.margins(live.slot)
-            if live.coverage.n_scored:
+            if live.coverage.n_judged:
                 is_whole = verdict is Verdict.SCANNED
                 judgement = self._judge.judge(live.slot, is_whole=is_whole)
             self._peaks.give_back(live.slot)

@@ -55,6 +55,7 @@ def monitor(
     threshold: float = THRESHOLD,
     max_live_requests: int = 1000,
     max_positions: int = 1 << 16,
+    max_shadow_bytes: int = 0,
 ) -> Monitor:
     """A monitor of `detectors`, all with one threshold."""
     return Monitor(
@@ -63,6 +64,8 @@ def monitor(
         calibration(threshold),
         max_live_requests=max_live_requests,
         max_positions=max_positions,
+        max_shadow_bytes=max_shadow_bytes,
+        shadow_seed=7,
     )
 
 
