@@ -154,6 +154,8 @@ class Books:
         elif is_new:
             cached = min(int(batch.n_cached[index]), first_position)
             live.lose_until(cached, LossReason.PREFIX_CACHED, self.totals)
+        if batch.adapters:
+            live.adapter = batch.adapters[index]
         live.last_step = batch.step
         if any(n_by_fate):
             self._lose_hole(batch.engine, live, first_position)

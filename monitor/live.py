@@ -25,6 +25,8 @@ class LiveRequest:
         is_whole: False if tokens of it may be lost that no count of its own shows,
             or if an earlier part of it was abandoned.
 
+        adapter: Its LoRA adapter; "" for none.
+
         prefix_hash: Of its tokens below *hashed_until*, which is -1 where some of them
             are not known.
     """
@@ -37,6 +39,7 @@ class LiveRequest:
     coverage: Coverage = field(default_factory=Coverage)
     flagged: set[str] = field(default_factory=set)
     is_whole: bool = True
+    adapter: str = ""
     prefix_hash: int = 0
     hashed_until: int = -1
 

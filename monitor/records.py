@@ -183,6 +183,8 @@ class Flag:
             where the token was lost, or is so long ago that it is not kept.
 
         token_ids: int32 of shape (n_tokens,), -1 where unknown.
+
+        adapter: The request's LoRA adapter; "" for none.
     """
 
     engine: str
@@ -194,6 +196,7 @@ class Flag:
     bank_digest: str
     scores: NDArray[np.float32]
     token_ids: NDArray[np.int32]
+    adapter: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -220,6 +223,8 @@ class RequestSummary:
         scores: Each flagging detector's evidence a token, float32 (n_tokens,).
 
         token_ids: int32 (n_tokens,); like *scores*, empty unless it was flagged.
+
+        adapter: Its LoRA adapter; "" for none.
     """
 
     engine: str
@@ -236,6 +241,7 @@ class RequestSummary:
     is_discovery: bool = False
     abstention: Abstention | None = None
     scores: Mapping[str, NDArray[np.float32]] = field(default_factory=dict)
+    adapter: str = ""
     token_ids: NDArray[np.int32] = field(
         default_factory=lambda: np.empty(0, dtype=np.int32)
     )

@@ -58,10 +58,9 @@ class PrefixHash:
     def of_prefix(self, prefix: CachedPrefix, start: int) -> _UInt64:
         """Return the hash at each position of *prefix*, (n,)."""
         positions = np.arange(len(prefix.token_ids))
-        terms = self.terms(prefix.token_ids, positions)
-        hashes: _UInt64 = np.cumsum(terms, dtype=np.uint64)
-        hashes += np.uint64(start)
-        return hashes
+        hashes = self.terms(prefix.token_ids, positions)
+        np.cumsum(hashes, out=hashes)
+        return np.add(hashes, np.uint64(start), out=hashes)
 
     def of_rows(
         self,

@@ -42,4 +42,5 @@ def summarize(
             if name in live.flagged
         },
         token_ids=history.token_ids,
+        adapter=live.adapter,
     )

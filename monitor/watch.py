@@ -157,6 +157,7 @@ class Watch:
                 bank_digest=self._bank.digest,
                 scores=scores,
                 token_ids=history.token_ids,
+                adapter=live.adapter,
             )
             flags.append(flag)
         return flags

@@ -93,6 +93,9 @@ class IngestConfig:
     history_mib: int = field(default=64, metadata={"least": 1})
     """Memory for the scores of the last tokens, which the record of a flag shows."""
 
+    shadow_mib: int = field(default=256, metadata={"least": 0})
+    """Memory for the evidence of the tokens in the prefix cache, for each engine."""
+
     max_idle_steps: int = field(default=100000, metadata={"least": 1})
     """A request that no step mentioned for so long is finished as it is."""
 

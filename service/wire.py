@@ -11,7 +11,7 @@ from typing import Protocol, TypedDict, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from monitor.records import Gap, LossReason, LostRange, StepBatch
+from monitor.records import CachedPrefix, Gap, LossReason, LostRange, StepBatch
 from service.rpc.innerwatch.v1 import innerwatch_pb2 as pb
 
 _F32 = np.dtype("<f4")
@@ -179,6 +179,16 @@ def batch_from_proto(
         token_ids=_token_ids(message.token_ids, n_rows),
         finished=finished,
         preempted=preempted,
+        slots=_array(
+            message.slots, (n_rows if message.slots else 0,), _I32, "batch.slots"
+        ),
+        cached={
+            i: _cached_prefix(request.cached, request.first_position, i)
+            for i, request in enumerate(message.requests)
+            if request.HasField("cached")
+        },
+        adapters=_adapters(message),
+        weights_generation=message.weights_generation,
     )
 
 
@@ -230,6 +240,21 @@ def gap_from_proto(message: pb.Gap, *, engine: str, rank: int) -> Gap:
         began_at=message.began_at,
         ended_at=message.ended_at,
     )
+
+
+def _cached_prefix(message: pb.CachedPrefix, length: int, index: int) -> CachedPrefix:
+    where = f"batch.requests[{index}].cached"
+    return CachedPrefix(
+        token_ids=_array(message.token_ids, (length,), _I32, where + ".token_ids"),
+        slots=_array(message.slots, (length,), _I32, where + ".slots"),
+    )
+
+
+def _adapters(message: pb.StepBatch) -> tuple[str, ...]:
+    adapters = tuple(request.adapter for request in message.requests)
+    if max(map(len, adapters), default=0) > MAX_NAME:
+        raise WireError(f"batch.requests: expected adapters of up to {MAX_NAME}")
+    return adapters if any(adapters) else ()
 
 
 def _floats(raw: bytes, shape: tuple[int, ...], where: str) -> NDArray[np.float32]:

@@ -22,17 +22,30 @@ def fill_batch(message: pb.StepBatch, step: Step, hook_points: tuple[str, ...]) 
         message.finished.add(request_id=request_id)
     if step.values is None or step.squared_norms is None or step.token_ids is None:
         return
-    for (request_id, first, n), (n_cached, n_prompt) in zip(
-        step.spans(), step.facts, strict=True
-    ):
-        message.requests.add(
+    slots = None if step.slots is None else _array(step.slots)
+    row = 0
+    for (request_id, first, n), facts in zip(step.spans(), step.facts, strict=True):
+        request = message.requests.add(
             request_id=request_id,
             n_rows=n,
             first_position=first,
-            n_cached=n_cached,
-            n_prompt_tokens=n_prompt,
+            n_cached=facts.n_cached,
+            n_prompt_tokens=facts.n_prompt_tokens,
+            adapter=facts.adapter,
         )
+        if slots is not None and not facts.is_shared:
+            slots[row : row + n] = -1
+        row += n
+        cached = facts.cached
+        # Of a request that was cut, only with the part that comes right behind it.
+        if slots is not None and cached is not None and cached.n_tokens == first:
+            token_ids, held = cached.arrays()
+            request.cached.token_ids = token_ids.tobytes()
+            request.cached.slots = held.tobytes()
     message.token_ids = _array(step.token_ids).tobytes()
+    if slots is not None:
+        message.slots = slots.tobytes()
+    message.weights_generation = step.weights_generation
     values, norms = _array(step.values), _array(step.squared_norms)
     for site, hook_point in enumerate(hook_points):
         message.hook_points.add(

@@ -5,7 +5,7 @@ call reorders the batch; a layout read before it gives rows to the wrong request
 and nothing but the scores would show it.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -31,12 +31,16 @@ class Rows:
 
         token_ids: int tensor of shape (n_rows,) on the model's device: a view of a
             buffer that the next step overwrites.
+
+        slots: int tensor of shape (n_rows,), likewise: the KV slot of each row. None
+            where they can not be told.
     """
 
     request_ids: tuple[str, ...]
     n_rows: NDArray[np.int64]
     first_positions: NDArray[np.int64]
     token_ids: torch.Tensor
+    slots: torch.Tensor | None = None
 
     def cut(self, start: int, stop: int) -> tuple["Rows", list[int]]:
         """Return the rows from *start* to *stop*, and which requests they are of."""
@@ -49,6 +53,7 @@ class Rows:
             n_rows=(last - first)[kept],
             first_positions=(self.first_positions + first - begins)[kept],
             token_ids=self.token_ids[start:stop],
+            slots=None if self.slots is None else self.slots[start:stop],
         )
         return part, kept
 
@@ -89,7 +94,29 @@ def read_rows(runner: Any, scheduler_output: Any) -> Rows:
     seen = dict(zip(rows.request_ids, rows.n_rows.tolist(), strict=True))
     if seen != expected:
         raise LayoutError(f"the scheduler asked for {expected}, the runner has {seen}")
-    return rows
+    return replace(rows, slots=_slots(state, len(rows.token_ids)))
+
+
+def block_size_of(runner: Any) -> int:
+    """
+    Return how many tokens a KV block holds, or 0 where slots do not name tokens.
+
+    With several groups of layers, as hybrid models have, a token has a slot in each,
+    and some of them are given up while the prefix is still shared.
+    """
+    groups = runner.kv_cache_config.kv_cache_groups
+    return int(groups[0].kv_cache_spec.block_size) if len(groups) == 1 else 0
+
+
+def _slots(state: Any, n_rows: int) -> torch.Tensor | None:
+    # One name on each runner. Every layer of the one group has the same.
+    by_layer = getattr(state, "slot_mappings", None) or getattr(
+        state, "slot_mappings_by_layer", None
+    )
+    if not isinstance(by_layer, dict):
+        return None
+    slots: torch.Tensor = next(iter(by_layer.values()))
+    return slots[:n_rows]
 
 
 def _rows_of_v1(runner: Any, scheduler_output: Any) -> Rows:

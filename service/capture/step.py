@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 
 import torch
 
+from service.capture.requests import RequestFacts
 from service.capture.rows import Rows
 from service.capture.tap import NOT_WRITTEN
 
@@ -20,9 +21,9 @@ class Step:
     One step as captured.
 
     *values* is float32 of shape (n_sites, n_rows, width), *squared_norms*
-    (n_sites, n_rows) and *token_ids* int32 (n_rows,), all in host memory and ours;
-    on CUDA they are complete once *copied* is. They are None when the step was lost
-    or had no rows. *facts* holds (n_cached, n_prompt_tokens) a request in row order.
+    (n_sites, n_rows), *token_ids* and *slots* int32 (n_rows,), all in host memory and
+    ours; on CUDA they are complete once *copied* is. They are None when the step was
+    lost or had no rows. *facts* are of each request, in row order.
     """
 
     step: int
@@ -30,10 +31,12 @@ class Step:
     captured_at: float
     n_rows_expected: int
     rows: Rows | None
-    facts: tuple[tuple[int, int], ...] = ()
+    facts: tuple[RequestFacts, ...] = ()
     values: torch.Tensor | None = None
     squared_norms: torch.Tensor | None = None
     token_ids: torch.Tensor | None = None
+    slots: torch.Tensor | None = None
+    weights_generation: int = 0
     copied: torch.cuda.Event | None = None
     finished: tuple[str, ...] = ()
     preempted: tuple[str, ...] = ()
@@ -41,7 +44,7 @@ class Step:
     @property
     def n_bytes(self) -> int:
         """Memory the step holds, with an allowance for its small parts."""
-        tensors = (self.values, self.squared_norms, self.token_ids)
+        tensors = (self.values, self.squared_norms, self.token_ids, self.slots)
         n_requests = len(self.facts)
         return sum(t.nbytes for t in tensors if t is not None) + overhead(n_requests)
 
@@ -81,6 +84,7 @@ class Step:
                 values=self.values[:, start:stop],
                 squared_norms=self.squared_norms[:, start:stop],
                 token_ids=self.token_ids[start:stop],
+                slots=None if self.slots is None else self.slots[start:stop],
                 finished=() if part else self.finished,
                 preempted=() if part else self.preempted,
             )

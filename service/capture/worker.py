@@ -10,6 +10,7 @@ Rule 3: the engine's thread never waits for the daemon or the network.
 """
 
 import contextlib
+import functools
 import logging
 import threading
 import time
@@ -24,7 +25,8 @@ from service.capture.bank import HostBank, host_bank
 from service.capture.hello import hello_request
 from service.capture.layers import check_layers, find_decoder_layers, install_tap
 from service.capture.outbox import Outbox
-from service.capture.rows import read_rows, scheduled_rows
+from service.capture.requests import Requests
+from service.capture.rows import block_size_of, read_rows, scheduled_rows
 from service.capture.sender import Sender
 from service.capture.settings import CaptureError, CaptureSettings, layer_of
 from service.capture.snapshot import Snapshooter
@@ -34,6 +36,9 @@ from service.capture.unsupported import check_supported
 from service.rpc.innerwatch.v1 import innerwatch_pb2 as pb
 
 _log = logging.getLogger("innerwatch.capture")
+
+_CHANGES_WEIGHTS = ("reload_weights", "update_weights")
+"""Methods of the worker after which the same tokens have other activations."""
 
 _MAX_BATCH_BYTES = 16 << 20
 """A larger step, as a long prefill's activations are, travels in parts."""
@@ -56,7 +61,9 @@ class CaptureWorker:
         self._digest = ""
         self._width = 1
         self._step = 0
-        self._facts: dict[str, tuple[int, int]] = {}
+        self._requests = Requests()
+        self._block_size = 0
+        self._weights_generation = 0
         self._is_prepared = False
         self._is_reported = False
 
@@ -111,6 +118,7 @@ class CaptureWorker:
             )
         if _tensor_parallel_rank() != 0:
             return
+        self._block_size = block_size_of(self._worker.model_runner)
         self._sender = Sender(
             outbox=self._outbox,
             address=self._settings.address,
@@ -171,6 +179,10 @@ class CaptureWorker:
             self._outbox.put(part, self._reason_if_full())
             self._step = part.step
 
+    def weights_changed(self) -> None:
+        """Note that what was said of a token no longer holds for the next one."""
+        self._weights_generation += 1
+
     def close(self) -> None:
         """Send what is left, for a moment, and stop the sender."""
         if self._sender is not None:
@@ -178,27 +190,26 @@ class CaptureWorker:
 
     def _describe(self, step: Step, scheduled: Any) -> Step:
         """Return *step* with what the scheduler says of requests that came and went."""
-        finished = tuple(scheduled.finished_req_ids)
-        for request_id in finished:
-            self._facts.pop(request_id, None)
-        for new in scheduled.scheduled_new_reqs:
-            self._facts[new.req_id] = (new.num_computed_tokens, new.prompt_len)
+        self._requests.update(scheduled, self._worker.model_runner, self._block_size)
         return replace(
             step,
-            finished=finished,
+            finished=tuple(scheduled.finished_req_ids),
             preempted=tuple(scheduled.preempted_req_ids or ()),
         )
 
     def _copy_rows(self, step: Step) -> Step:
         assert self._snapshooter is not None
         assert step.rows is not None
-        taken = self._snapshooter.take(step.rows.token_ids, self._width)
+        slots = step.rows.slots if self._block_size else None
+        taken = self._snapshooter.take(step.rows.token_ids, slots, self._width)
         return replace(
             step,
-            facts=tuple(self._facts.get(i, (0, 0)) for i in step.rows.request_ids),
+            facts=self._requests.of(step.rows.request_ids),
             values=taken.values,
             squared_norms=taken.squared_norms,
             token_ids=taken.token_ids,
+            slots=taken.slots,
+            weights_generation=self._weights_generation,
             copied=taken.copied,
         )
 
@@ -233,9 +244,9 @@ class CaptureWorker:
         return pb.LOSS_REASON_DISCONNECTED
 
     def _n_bytes(self, n_rows: int) -> int:
-        """Values and squared norms a hook point, and a token id, in float32."""
+        """Values and squared norms a hook point, a token id and a KV slot."""
         n_sites = len(self._settings.hook_points)
-        return 4 * n_rows * (n_sites * (self._width + 1) + 1)
+        return 4 * n_rows * (n_sites * (self._width + 1) + 2)
 
     def _on_hello(self, answer: pb.HelloResponse) -> None:
         # On the sender's thread: only leaves the bank for the next step to take.
@@ -299,6 +310,25 @@ def wrap_worker(worker: Any, settings: CaptureSettings) -> None:
         capture.close()
         return shutdown()
 
+    def marking(change: Any) -> Any:
+        @functools.wraps(change)
+        def changed(*args: Any, **kwargs: Any) -> Any:
+            # Before, and after: whatever fails half way has changed something too.
+            capture.weights_changed()
+            try:
+                return change(*args, **kwargs)
+            finally:
+                capture.weights_changed()
+
+        return changed
+
+    for name in _CHANGES_WEIGHTS:
+        if hasattr(worker, name):
+            setattr(worker, name, marking(getattr(worker, name)))
+    if hasattr(worker, "add_lora"):
+        add = worker.add_lora
+        again = marking(add)
+        worker.add_lora = lambda r: again(r) if r.load_inplace else add(r)
     worker.load_model = load_model
     worker.compile_or_warm_up_model = compile_or_warm_up_model
     worker.execute_model = execute_model

@@ -133,4 +133,5 @@ def _line(flag: "pb.FlagRecord") -> str:
         f"{flag.flag_id:6}  {when}  {flag.detector}  "
         f"{flag.score:.4f} > {flag.threshold:.4f}  at {flag.position}  "
         f"{flag.verdict or 'running'}  {flag.request_id}"
+        f"{f'  adapter {flag.adapter}' if flag.adapter else ''}"
     )

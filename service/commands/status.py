@@ -39,8 +39,8 @@ def run(args: argparse.Namespace) -> int:
         print(f"{status.state}: {status.reason}")
         print(f"bundle    {status.bundle_name} {status.bundle_digest[:12]}")
         print(
-            f"tokens    {status.n_tokens_scored} scored "
-            f"of {status.n_tokens_expected} expected"
+            f"tokens    {status.n_tokens_scored} scored, {status.n_tokens_shadowed} "
+            f"shadowed, of {status.n_tokens_expected} expected"
         )
         _print_counts("lost", status.n_tokens_lost)
         _print_counts("requests", status.n_requests)

@@ -6,6 +6,7 @@
 
 import logging
 import os
+import secrets
 import signal
 import threading
 import time
@@ -124,6 +125,8 @@ class Daemon:
             max_live_requests=limits.max_live_requests,
             max_positions=limits.max_positions,
             max_history_bytes=limits.history_mib << 20,
+            max_shadow_bytes=limits.shadow_mib << 20,
+            shadow_seed=secrets.randbits(64),
             discovery_rate=self.config.detectors.discovery_rate or None,
         )
         self.ingest = Ingest(

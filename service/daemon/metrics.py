@@ -47,6 +47,9 @@ class Metrics:
 
         self._expected = counter("tokens_expected", "Tokens that engines scheduled.")
         self._scored = counter("tokens_scored", "Tokens scored by every detector.")
+        self._shadowed = counter(
+            "tokens_shadowed", "Tokens from the prefix cache, judged as when computed."
+        )
         self._lost = counter("tokens_lost", "Tokens without a score.", "reason")
         self._repeated = counter("tokens_repeated", "Rows computed again, skipped.")
         self._requests = counter("requests", "Finished requests.", "verdict")
@@ -108,6 +111,7 @@ class Metrics:
         tokens = totals.tokens
         self._raise(self._expected, tokens.n_expected)
         self._raise(self._scored, tokens.n_scored)
+        self._raise(self._shadowed, tokens.n_shadowed)
         self._raise(self._repeated, totals.n_repeated)
         self._raise(self._evicted, totals.n_evicted)
         self._raise_each(self._lost, tokens.n_lost)

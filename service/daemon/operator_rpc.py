@@ -31,6 +31,7 @@ class ControlRPC(rpc.ControlServicer):
             bundle_digest=self._bundle.digest,
             n_tokens_expected=now.n_tokens_expected,
             n_tokens_scored=now.n_tokens_scored,
+            n_tokens_shadowed=now.n_tokens_shadowed,
             n_tokens_lost=now.n_tokens_lost,
             n_requests=now.n_requests,
             n_flags=now.n_flags,
@@ -89,4 +90,5 @@ def flag_to_proto(row: FlagRow) -> pb.FlagRecord:
         model=row.model,
         flagged_at=row.flagged_at,
         verdict=row.verdict,
+        adapter=row.adapter,
     )

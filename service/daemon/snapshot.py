@@ -16,6 +16,7 @@ class Snapshot:
     state: State
     n_tokens_expected: int
     n_tokens_scored: int
+    n_tokens_shadowed: int
     n_tokens_lost: Mapping[str, int]
     n_requests: Mapping[str, int]
     n_flags: Mapping[str, int]
@@ -33,6 +34,7 @@ def snapshot_of(monitor: Monitor, state: State, last_batch_at: float) -> Snapsho
         state=state,
         n_tokens_expected=totals.tokens.n_expected,
         n_tokens_scored=totals.tokens.n_scored,
+        n_tokens_shadowed=totals.tokens.n_shadowed,
         n_tokens_lost={str(r): n for r, n in totals.tokens.n_lost.items()},
         n_requests={str(v): n for v, n in totals.n_requests.items()},
         n_flags=dict(totals.n_flags),

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from service.capture.messages import fill_batch, gap_message
 from service.capture.outbox import Loss, Outbox
+from service.capture.requests import RequestFacts
 from service.capture.rows import Rows
 from service.capture.step import Step
 from service.capture.tap import NOT_WRITTEN
@@ -32,7 +33,7 @@ def make_step(number: int, first: int = 0, n_rows: int = 3, width: int = 2) -> S
             first_positions=np.array([first]),
             token_ids=torch.arange(n_rows),
         ),
-        facts=((0, n_rows),),
+        facts=(RequestFacts(n_prompt_tokens=n_rows),),
         values=torch.arange(n_rows * width, dtype=torch.float32).reshape(1, -1, width),
         squared_norms=torch.ones(1, n_rows),
         token_ids=torch.arange(n_rows, dtype=torch.int32),
@@ -129,7 +130,10 @@ def test_a_step_too_large_for_a_message_travels_in_parts() -> None:
         captured_at=0.0,
         n_rows_expected=8,
         rows=rows,
-        facts=((0, 9), (0, 5), (2, 6)),
+        facts=tuple(
+            RequestFacts(n_cached=cached, n_prompt_tokens=n)
+            for cached, n in ((0, 9), (0, 5), (2, 6))
+        ),
         values=torch.arange(8, dtype=torch.float32).reshape(1, 8, 1),
         squared_norms=torch.ones(1, 8),
         token_ids=torch.arange(8, dtype=torch.int32),

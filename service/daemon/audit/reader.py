@@ -20,7 +20,7 @@ _SUMMARY = """
 """
 _COLUMNS = f"""
     flag_id, request_id, detector, score, threshold, position, bundle_digest, model,
-    flagged_at, coalesce({_SUMMARY.format(column="verdict")}, '')
+    flagged_at, coalesce({_SUMMARY.format(column="verdict")}, ''), adapter
 """
 
 _MAX_INTEGER = 2**63 - 1  # Of SQLite; sqlite3 raises OverflowError beyond it.
@@ -40,6 +40,7 @@ class FlagRow:
     model: str
     flagged_at: float
     verdict: str
+    adapter: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,6 +1,6 @@
 """The tables of the record."""
 
-VERSION = 2
+VERSION = 3
 """In ``PRAGMA user_version``. A file with a later one is refused, not changed."""
 
 # Times are seconds since the epoch by the daemon's clock unless said. Rows are
@@ -21,6 +21,7 @@ CREATE TABLE flags (
     bundle_digest TEXT NOT NULL,
     model TEXT NOT NULL,
     flagged_at REAL NOT NULL,
+    adapter TEXT NOT NULL DEFAULT '',  -- of LoRA
     -- A sender repeats what a killed daemon had not acknowledged. vLLM's request
     -- ids are used once by an engine.
     UNIQUE (engine, request_id, detector)
@@ -45,7 +46,9 @@ CREATE TABLE requests (
     margins TEXT,                   -- JSON: by detector; null before any token
     p_value REAL,                   -- of the detector set; NULL if there is none
     is_discovery INTEGER NOT NULL DEFAULT 0,
-    abstention TEXT                 -- why there is no answer; NULL if there is one
+    abstention TEXT,                -- why there is no answer; NULL if there is one
+    n_tokens_shadowed INTEGER NOT NULL DEFAULT 0,
+    adapter TEXT NOT NULL DEFAULT ''
 );
 CREATE INDEX requests_by_id ON requests (request_id, engine);
 
@@ -89,6 +92,11 @@ ALTER TABLE requests ADD COLUMN margins TEXT;
 ALTER TABLE requests ADD COLUMN p_value REAL;
 ALTER TABLE requests ADD COLUMN is_discovery INTEGER NOT NULL DEFAULT 0;
 ALTER TABLE requests ADD COLUMN abstention TEXT;
+""",
+    2: """
+ALTER TABLE flags ADD COLUMN adapter TEXT NOT NULL DEFAULT '';
+ALTER TABLE requests ADD COLUMN n_tokens_shadowed INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE requests ADD COLUMN adapter TEXT NOT NULL DEFAULT '';
 """,
 }
 """From each earlier version to the next. Columns are added; no row is changed."""

@@ -201,8 +201,8 @@ class AuditStore:
         self._connection.execute(
             "INSERT OR IGNORE INTO flags (engine, request_id, detector, score,"
             " threshold, position, scores, token_ids, token_ids_sha256, bank_digest,"
-            " bundle_digest, model, flagged_at)"
-            " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            " bundle_digest, model, flagged_at, adapter)"
+            " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
             (
                 flag.engine,
                 flag.request_id,
@@ -217,6 +217,7 @@ class AuditStore:
                 self._bundle_digest,
                 self._model,
                 now,
+                flag.adapter,
             ),
         )
 
@@ -229,8 +230,8 @@ class AuditStore:
             "INSERT INTO requests (engine, request_id, verdict, n_prompt_tokens,"
             " n_tokens_scored, n_tokens_lost, statistics, flagged_by, token_ids,"
             " token_ids_sha256, bundle_digest, model, finished_at, margins, p_value,"
-            " is_discovery, abstention)"
-            " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            " is_discovery, abstention, n_tokens_shadowed, adapter)"
+            " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
             (
                 summary.engine,
                 summary.request_id,
@@ -249,6 +250,8 @@ class AuditStore:
                 None if math.isnan(summary.p_value) else summary.p_value,
                 int(summary.is_discovery),
                 summary.abstention,
+                summary.n_tokens_shadowed,
+                summary.adapter,
             ),
         )
         self._connection.executemany(

@@ -128,7 +128,7 @@ class StreamRequest(_message.Message):
     def __init__(self, engine: _Optional[str] = ..., rank: _Optional[int] = ..., batch: _Optional[_Union[StepBatch, _Mapping]] = ..., gap: _Optional[_Union[Gap, _Mapping]] = ..., heartbeat: _Optional[_Union[Heartbeat, _Mapping]] = ..., goodbye: _Optional[_Union[Goodbye, _Mapping]] = ...) -> None: ...
 
 class StepBatch(_message.Message):
-    __slots__ = ("step", "bank_digest", "hook_points", "requests", "token_ids", "finished", "preempted", "n_rows_expected", "captured_at")
+    __slots__ = ("step", "bank_digest", "hook_points", "requests", "token_ids", "finished", "preempted", "n_rows_expected", "captured_at", "slots", "weights_generation")
     STEP_FIELD_NUMBER: _ClassVar[int]
     BANK_DIGEST_FIELD_NUMBER: _ClassVar[int]
     HOOK_POINTS_FIELD_NUMBER: _ClassVar[int]
@@ -138,6 +138,8 @@ class StepBatch(_message.Message):
     PREEMPTED_FIELD_NUMBER: _ClassVar[int]
     N_ROWS_EXPECTED_FIELD_NUMBER: _ClassVar[int]
     CAPTURED_AT_FIELD_NUMBER: _ClassVar[int]
+    SLOTS_FIELD_NUMBER: _ClassVar[int]
+    WEIGHTS_GENERATION_FIELD_NUMBER: _ClassVar[int]
     step: int
     bank_digest: str
     hook_points: _containers.RepeatedCompositeFieldContainer[HookPointRows]
@@ -147,7 +149,9 @@ class StepBatch(_message.Message):
     preempted: _containers.RepeatedScalarFieldContainer[str]
     n_rows_expected: int
     captured_at: float
-    def __init__(self, step: _Optional[int] = ..., bank_digest: _Optional[str] = ..., hook_points: _Optional[_Iterable[_Union[HookPointRows, _Mapping]]] = ..., requests: _Optional[_Iterable[_Union[RequestRows, _Mapping]]] = ..., token_ids: _Optional[bytes] = ..., finished: _Optional[_Iterable[_Union[FinishedRequest, _Mapping]]] = ..., preempted: _Optional[_Iterable[str]] = ..., n_rows_expected: _Optional[int] = ..., captured_at: _Optional[float] = ...) -> None: ...
+    slots: bytes
+    weights_generation: int
+    def __init__(self, step: _Optional[int] = ..., bank_digest: _Optional[str] = ..., hook_points: _Optional[_Iterable[_Union[HookPointRows, _Mapping]]] = ..., requests: _Optional[_Iterable[_Union[RequestRows, _Mapping]]] = ..., token_ids: _Optional[bytes] = ..., finished: _Optional[_Iterable[_Union[FinishedRequest, _Mapping]]] = ..., preempted: _Optional[_Iterable[str]] = ..., n_rows_expected: _Optional[int] = ..., captured_at: _Optional[float] = ..., slots: _Optional[bytes] = ..., weights_generation: _Optional[int] = ...) -> None: ...
 
 class HookPointRows(_message.Message):
     __slots__ = ("hook_point", "width", "values", "squared_norms")
@@ -162,18 +166,30 @@ class HookPointRows(_message.Message):
     def __init__(self, hook_point: _Optional[str] = ..., width: _Optional[int] = ..., values: _Optional[bytes] = ..., squared_norms: _Optional[bytes] = ...) -> None: ...
 
 class RequestRows(_message.Message):
-    __slots__ = ("request_id", "n_rows", "first_position", "n_cached", "n_prompt_tokens")
+    __slots__ = ("request_id", "n_rows", "first_position", "n_cached", "n_prompt_tokens", "cached", "adapter")
     REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
     N_ROWS_FIELD_NUMBER: _ClassVar[int]
     FIRST_POSITION_FIELD_NUMBER: _ClassVar[int]
     N_CACHED_FIELD_NUMBER: _ClassVar[int]
     N_PROMPT_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    CACHED_FIELD_NUMBER: _ClassVar[int]
+    ADAPTER_FIELD_NUMBER: _ClassVar[int]
     request_id: str
     n_rows: int
     first_position: int
     n_cached: int
     n_prompt_tokens: int
-    def __init__(self, request_id: _Optional[str] = ..., n_rows: _Optional[int] = ..., first_position: _Optional[int] = ..., n_cached: _Optional[int] = ..., n_prompt_tokens: _Optional[int] = ...) -> None: ...
+    cached: CachedPrefix
+    adapter: str
+    def __init__(self, request_id: _Optional[str] = ..., n_rows: _Optional[int] = ..., first_position: _Optional[int] = ..., n_cached: _Optional[int] = ..., n_prompt_tokens: _Optional[int] = ..., cached: _Optional[_Union[CachedPrefix, _Mapping]] = ..., adapter: _Optional[str] = ...) -> None: ...
+
+class CachedPrefix(_message.Message):
+    __slots__ = ("token_ids", "slots")
+    TOKEN_IDS_FIELD_NUMBER: _ClassVar[int]
+    SLOTS_FIELD_NUMBER: _ClassVar[int]
+    token_ids: bytes
+    slots: bytes
+    def __init__(self, token_ids: _Optional[bytes] = ..., slots: _Optional[bytes] = ...) -> None: ...
 
 class FinishedRequest(_message.Message):
     __slots__ = ("request_id",)
@@ -240,7 +256,7 @@ class StatusRequest(_message.Message):
     def __init__(self) -> None: ...
 
 class StatusResponse(_message.Message):
-    __slots__ = ("state", "reason", "bundle_name", "bundle_digest", "n_tokens_expected", "n_tokens_scored", "n_tokens_lost", "n_requests", "n_flags", "n_live_requests", "last_batch_at", "n_abstentions", "n_discoveries", "drift_log10_capital")
+    __slots__ = ("state", "reason", "bundle_name", "bundle_digest", "n_tokens_expected", "n_tokens_scored", "n_tokens_lost", "n_requests", "n_flags", "n_live_requests", "last_batch_at", "n_abstentions", "n_discoveries", "drift_log10_capital", "n_tokens_shadowed")
     class NTokensLostEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -290,6 +306,7 @@ class StatusResponse(_message.Message):
     N_ABSTENTIONS_FIELD_NUMBER: _ClassVar[int]
     N_DISCOVERIES_FIELD_NUMBER: _ClassVar[int]
     DRIFT_LOG10_CAPITAL_FIELD_NUMBER: _ClassVar[int]
+    N_TOKENS_SHADOWED_FIELD_NUMBER: _ClassVar[int]
     state: str
     reason: str
     bundle_name: str
@@ -304,7 +321,8 @@ class StatusResponse(_message.Message):
     n_abstentions: _containers.ScalarMap[str, int]
     n_discoveries: int
     drift_log10_capital: _containers.ScalarMap[str, float]
-    def __init__(self, state: _Optional[str] = ..., reason: _Optional[str] = ..., bundle_name: _Optional[str] = ..., bundle_digest: _Optional[str] = ..., n_tokens_expected: _Optional[int] = ..., n_tokens_scored: _Optional[int] = ..., n_tokens_lost: _Optional[_Mapping[str, int]] = ..., n_requests: _Optional[_Mapping[str, int]] = ..., n_flags: _Optional[_Mapping[str, int]] = ..., n_live_requests: _Optional[int] = ..., last_batch_at: _Optional[float] = ..., n_abstentions: _Optional[_Mapping[str, int]] = ..., n_discoveries: _Optional[int] = ..., drift_log10_capital: _Optional[_Mapping[str, float]] = ...) -> None: ...
+    n_tokens_shadowed: int
+    def __init__(self, state: _Optional[str] = ..., reason: _Optional[str] = ..., bundle_name: _Optional[str] = ..., bundle_digest: _Optional[str] = ..., n_tokens_expected: _Optional[int] = ..., n_tokens_scored: _Optional[int] = ..., n_tokens_lost: _Optional[_Mapping[str, int]] = ..., n_requests: _Optional[_Mapping[str, int]] = ..., n_flags: _Optional[_Mapping[str, int]] = ..., n_live_requests: _Optional[int] = ..., last_batch_at: _Optional[float] = ..., n_abstentions: _Optional[_Mapping[str, int]] = ..., n_discoveries: _Optional[int] = ..., drift_log10_capital: _Optional[_Mapping[str, float]] = ..., n_tokens_shadowed: _Optional[int] = ...) -> None: ...
 
 class ListFlagsRequest(_message.Message):
     __slots__ = ("limit", "detector", "request_id")
@@ -339,7 +357,7 @@ class GetFlagResponse(_message.Message):
     def __init__(self, flag: _Optional[_Union[FlagRecord, _Mapping]] = ..., scores: _Optional[bytes] = ..., token_ids: _Optional[bytes] = ...) -> None: ...
 
 class FlagRecord(_message.Message):
-    __slots__ = ("flag_id", "request_id", "detector", "score", "threshold", "position", "bundle_digest", "model", "flagged_at", "verdict")
+    __slots__ = ("flag_id", "request_id", "detector", "score", "threshold", "position", "bundle_digest", "model", "flagged_at", "verdict", "adapter")
     FLAG_ID_FIELD_NUMBER: _ClassVar[int]
     REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
     DETECTOR_FIELD_NUMBER: _ClassVar[int]
@@ -350,6 +368,7 @@ class FlagRecord(_message.Message):
     MODEL_FIELD_NUMBER: _ClassVar[int]
     FLAGGED_AT_FIELD_NUMBER: _ClassVar[int]
     VERDICT_FIELD_NUMBER: _ClassVar[int]
+    ADAPTER_FIELD_NUMBER: _ClassVar[int]
     flag_id: int
     request_id: str
     detector: str
@@ -360,4 +379,5 @@ class FlagRecord(_message.Message):
     model: str
     flagged_at: float
     verdict: str
-    def __init__(self, flag_id: _Optional[int] = ..., request_id: _Optional[str] = ..., detector: _Optional[str] = ..., score: _Optional[float] = ..., threshold: _Optional[float] = ..., position: _Optional[int] = ..., bundle_digest: _Optional[str] = ..., model: _Optional[str] = ..., flagged_at: _Optional[float] = ..., verdict: _Optional[str] = ...) -> None: ...
+    adapter: str
+    def __init__(self, flag_id: _Optional[int] = ..., request_id: _Optional[str] = ..., detector: _Optional[str] = ..., score: _Optional[float] = ..., threshold: _Optional[float] = ..., position: _Optional[int] = ..., bundle_digest: _Optional[str] = ..., model: _Optional[str] = ..., flagged_at: _Optional[float] = ..., verdict: _Optional[str] = ..., adapter: _Optional[str] = ...) -> None: ...
