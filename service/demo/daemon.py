@@ -146,6 +146,7 @@ class Daemon:
             ),
             n_tokens_expected=status.n_tokens_expected,
             n_tokens_scored=status.n_tokens_scored,
+            n_tokens_shadowed=status.n_tokens_shadowed,
             n_tokens_lost=dict(status.n_tokens_lost),
             n_requests=dict(status.n_requests),
         )

@@ -23,6 +23,8 @@ class DemoResult:
 
         n_tokens_scored: Of these.
 
+        n_tokens_shadowed: From the prefix cache, judged as when they were computed.
+
         n_tokens_lost: By reason.
 
         n_requests: Finished requests by verdict.
@@ -32,15 +34,17 @@ class DemoResult:
     flagged: Mapping[str, Mapping[str, int]]
     n_tokens_expected: int
     n_tokens_scored: int
+    n_tokens_shadowed: int
     n_tokens_lost: Mapping[str, int]
     n_requests: Mapping[str, int]
 
     @property
     def coverage(self) -> float:
-        """Share of scheduled tokens that were scored."""
+        """Share of tokens that were scored or shadowed."""
         if not self.n_tokens_expected:
             return 0.0
-        return self.n_tokens_scored / self.n_tokens_expected
+        n_judged = self.n_tokens_scored + self.n_tokens_shadowed
+        return n_judged / self.n_tokens_expected
 
     def failures(self) -> list[str]:
         """Return what must not happen and did, a sentence each."""
@@ -101,7 +105,8 @@ def table(result: DemoResult) -> str:
     lines += [
         "",
         f"coverage   {result.n_tokens_scored} of {result.n_tokens_expected} tokens "
-        f"scored ({result.coverage:.2%}), lost: {lost or 'none'}",
+        f"scored, {result.n_tokens_shadowed} shadowed ({result.coverage:.2%}), "
+        f"lost: {lost or 'none'}",
         f"requests   {verdicts}",
     ]
     return "\n".join(lines)

@@ -33,7 +33,6 @@ VLLM_ARGUMENTS = [
     "--max-num-seqs=32",
     "--max-num-batched-tokens=1024",
     "--enforce-eager",
-    "--no-enable-prefix-caching",
 ]
 MAX_TOKENS = 24
 _MIX = {"backdoor": 0.1, "sabotage": 0.1, "payload": 0.1, BENIGN: 0.7}

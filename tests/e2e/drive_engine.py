@@ -3,8 +3,9 @@
 usage: python drive_engine.py PLAN.json RESULT.json
 
 The plan holds the engine's arguments and the requests, each with its prompt token ids,
-how many tokens to generate, and, if it is to be aborted, after how many steps. The
-result holds the token ids that each request had when it ended.
+how many tokens to generate, and, if it is to be aborted, after how many steps; `n`
+answers if it wants several. The result holds the token ids that each request, or each
+of its answers, ``0_NAME``, ``1_NAME`` ..., had when it ended.
 """
 
 import json
@@ -32,16 +33,26 @@ def main(plan_path: str, result_path: str) -> None:
             name,
             {"prompt_token_ids": request["prompt"]},
             SamplingParams(
-                temperature=0.0, max_tokens=request["n_generate"], ignore_eos=True
+                temperature=1.0 if request.get("n", 1) > 1 else 0.0,
+                max_tokens=request["n_generate"],
+                n=request.get("n", 1),
+                ignore_eos=True,
             ),
         )
-        tokens[name] = []
+        tokens |= {key: [] for key in answers_of(request)}
         if request.get("abort_at_step") is not None:
             to_abort[name] = request["abort_at_step"]
     step = 0
     while engine.has_unfinished_requests():
         for output in engine.step():
-            tokens[output.request_id] = list(output.outputs[0].token_ids)
+            for answer in output.outputs:
+                is_one = output.request_id in tokens
+                name = (
+                    output.request_id
+                    if is_one
+                    else f"{answer.index}_{output.request_id}"
+                )
+                tokens[name] = list(answer.token_ids)
         step += 1
         for name in [n for n, at in to_abort.items() if at == step]:
             engine.abort_request([name])
@@ -49,6 +60,12 @@ def main(plan_path: str, result_path: str) -> None:
     time.sleep(1.5)
     Path(result_path).write_text(json.dumps({"tokens": tokens, "steps": step}))
     engine.engine_core.shutdown()
+
+
+def answers_of(request: dict[str, Any]) -> list[str]:
+    """Return the names of a request's answers."""
+    name, n = request["request_id"], request.get("n", 1)
+    return [name] if n == 1 else [f"{i}_{name}" for i in range(n)]
 
 
 def force_vllm_compile() -> None:

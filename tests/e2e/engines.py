@@ -59,8 +59,15 @@ class EngineRun:
 
     def sequence(self, name: str) -> list[int]:
         """Every token that passed through the layers: all but the last one drawn."""
-        request = next(r for r in self.requests if r["request_id"] == name)
-        return [*request["prompt"], *self.tokens[name]][:-1]
+        return [*self._asked(name)["prompt"], *self.tokens[name]][:-1]
+
+    def is_aborted(self, name: str) -> bool:
+        """Whether the answer *name* was to be cut short."""
+        return self._asked(name)["abort_at_step"] is not None
+
+    def _asked(self, name: str) -> dict[str, Any]:
+        whole = name.rsplit("_", 1)[-1]
+        return next(r for r in self.requests if r["request_id"] == whole)
 
 
 def make_bank(d_model: int) -> pb.Bank:
@@ -115,6 +122,8 @@ def run_engine(
     is_forced_compile: bool = False,
     most_generated: int = 12,
     cache_root: Path | None = None,
+    requests: list[dict[str, Any]] | None = None,
+    bank: pb.Bank | None = None,
     **engine_arguments: Any,
 ) -> EngineRun:
     """
@@ -125,7 +134,8 @@ def run_engine(
     """
     folder.mkdir(parents=True, exist_ok=True)
     d_model = json.loads((ORGANISM / "config.json").read_text())["hidden_size"]
-    bank = make_bank(d_model) if mode == "pushdown" else None
+    if mode == "pushdown":
+        bank = bank or make_bank(d_model)
     recorder = Recorder(bank)
     server = grpc.server(
         ThreadPoolExecutor(4), options=[("grpc.max_receive_message_length", -1)]
@@ -135,7 +145,7 @@ def run_engine(
     address = f"unix:{folder.parent}/recorder.sock"
     server.add_insecure_port(address)
     server.start()
-    requests = make_requests(n_requests, 7, most_generated)
+    requests = requests or make_requests(n_requests, 7, most_generated)
     engine: dict[str, Any] = {
         "model": str(ORGANISM),
         "dtype": "float32",

@@ -45,7 +45,8 @@ def make_result(**changes: object) -> DemoResult:
         "planted": {"benign": 2, "backdoor": 1},
         "flagged": {"probe": {"backdoor": 1}},
         "n_tokens_expected": 30,
-        "n_tokens_scored": 30,
+        "n_tokens_scored": 20,
+        "n_tokens_shadowed": 10,
         "n_tokens_lost": {"prefix_cached": 0},
         "n_requests": {"scanned": 3},
     }
@@ -64,13 +65,15 @@ def test_flags_are_counted_by_behaviour() -> None:
 def test_a_good_result_has_no_failures() -> None:
     """Everything scanned and seen is no failure, and the table says so."""
     assert [] == make_result().failures()
-    assert "30 of 30 tokens scored (100.00%), lost: none" in table(make_result())
+    assert "20 of 30 tokens scored, 10 shadowed (100.00%), lost: none" in table(
+        make_result()
+    )
 
 
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"n_tokens_scored": 29}, "coverage is below 100 %"),
+        ({"n_tokens_scored": 19}, "coverage is below 100 %"),
         ({"n_requests": {"scanned": 2, "partial": 1}}, "coverage is below 100 %"),
         ({"flagged": {"probe": {"benign": 1}}}, "'backdoor' was seen by no detector"),
     ],

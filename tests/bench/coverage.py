@@ -1,0 +1,55 @@
+"""Whether every position is judged, and rightly, whatever vLLM does with a request.
+
+usage: python -m tests.bench.coverage [--requests 500] [--shared 96] [--blocks 24]
+
+Runs requests that share a prefix through a real engine with its prefix cache on, some
+aborted, some with three answers, in chunks of 64 tokens, with so few KV blocks that
+requests are preempted; lets a monitor watch what the plugin sent, and holds each
+request's scores, position by position, against Hugging Face's model without a cache.
+Ends with status 1 if a position is lost, missing, too many, of another token, or off.
+"""
+
+import argparse
+import json
+import sys
+import tempfile
+from dataclasses import asdict
+from pathlib import Path
+
+from probes.bank import ProjectionBank
+from service.wire import bank_to_proto
+from tests.e2e.covering import cover, make_probes, make_shared_requests
+from tests.e2e.engines import ORGANISM, run_engine
+
+
+def main() -> int:
+    """Run, print the counts and return the exit status."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--requests", type=int, default=500)
+    parser.add_argument("--shared", type=int, default=96, help="tokens of the prefix")
+    parser.add_argument("--blocks", type=int, default=18, help="KV blocks of 32 tokens")
+    args = parser.parse_args()
+    d_model = json.loads((ORGANISM / "config.json").read_text())["hidden_size"]
+    probes = make_probes(d_model)
+    with tempfile.TemporaryDirectory(prefix="innerwatch-") as folder:
+        run = run_engine(
+            Path(folder) / "run",
+            mode="pushdown",
+            enforce_eager=True,
+            n_requests=0,
+            requests=make_shared_requests(args.requests, args.shared, seed=3),
+            bank=bank_to_proto(ProjectionBank.compile(probes)),
+            enable_prefix_caching=True,
+            block_size=32,
+            num_gpu_blocks_override=args.blocks,
+        )
+    found = cover(run, probes)
+    print(f"{sum(len(b.preempted) for b in run.batches):12} preemptions")
+    for name, value in asdict(found).items():
+        print(f"{value:12.3g} {name}" if name == "worst" else f"{value:12} {name}")
+    wrong = found.n_lost + found.n_missing + found.n_beyond + found.n_wrong_token
+    return int(wrong > 0 or found.worst > 1e-4)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
