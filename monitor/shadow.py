@@ -59,8 +59,9 @@ class PrefixHash:
         """Return the hash at each position of *prefix*, (n,)."""
         positions = np.arange(len(prefix.token_ids))
         hashes = self.terms(prefix.token_ids, positions)
+        hashes[:1] += np.uint64(start)
         np.cumsum(hashes, out=hashes)
-        return np.add(hashes, np.uint64(start), out=hashes)
+        return hashes
 
     def of_rows(
         self,
