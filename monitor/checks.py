@@ -52,6 +52,10 @@ def check_batch(
         raise BatchError(
             f"token_ids: expected shape ({n_rows},), got {batch.token_ids.shape}"
         )
+    if len(batch.n_drafts):
+        _check_integers("n_drafts", batch.n_drafts, n_requests)
+        if batch.n_drafts.min() < 0 or (batch.n_drafts > n_rows_each).any():
+            raise BatchError("n_drafts: expected 0 up to the rows of each request")
     _check_sharing(batch, n_rows)
     _check_rows(batch, n_rows, widths)
 

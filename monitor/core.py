@@ -22,6 +22,7 @@ import numpy as np
 from monitor.books import Books
 from monitor.checks import BatchError, check_batch, check_gap
 from monitor.coverage import Coverage, Totals
+from monitor.drafts import Drafts
 from monitor.ended import Ended, Key
 from monitor.live import LiveRequest
 from monitor.records import (
@@ -100,6 +101,7 @@ class Monitor:
         )
         self._max_live_requests = max_live_requests
         self._max_positions = max_positions
+        self._drafts = Drafts()
         self._sharing = (
             Sharing(max_shadow_bytes, shadow_seed) if max_shadow_bytes else None
         )
@@ -133,6 +135,13 @@ class Monitor:
             widths=self._expected_widths(batch),
             max_positions=self._max_positions,
         )
+        flags: list[Flag] = []
+        for settled in self._drafts.settle(batch):
+            flags += self._observe(settled)
+        return flags
+
+    def _observe(self, batch: StepBatch) -> list[Flag]:
+        """Score final rows, count them, and fold them in."""
         n_rows_each = np.diff(batch.row_offsets)
         request_of_row = np.repeat(np.arange(len(n_rows_each)), n_rows_each)
         first_rows = batch.row_offsets[:-1] - batch.first_positions
@@ -201,6 +210,9 @@ class Monitor:
             BatchError: The gap is malformed. Nothing was counted.
         """
         check_gap(gap, max_positions=self._max_positions)
+        for lost in gap.lost:
+            # Who decided on them was in the gap: those that were kept are a hole.
+            self._drafts.forget((gap.engine, lost.request_id))
         self._books.record_gap(gap)
         ended = [
             i for i in gap.finished if not self._books.is_past((gap.engine, i), gap)
@@ -285,6 +297,10 @@ class Monitor:
 
     def _finish(self, key: Key, *, is_end_seen: bool) -> Finished:
         live = self._books.live.pop(key, None) or LiveRequest(slot=-1, number=-1)
+        if self._drafts.is_held(key):
+            # Nobody said which of its last rows were tokens of the request.
+            self._drafts.forget(key)
+            live.is_whole = False
         verdict = live.coverage.verdict
         if verdict is Verdict.SCANNED and not (is_end_seen and live.is_whole):
             verdict = Verdict.PARTIAL

@@ -109,6 +109,12 @@ class StepBatch:
         adapters: The LoRA adapter of each request, "" for none; empty if all have none.
 
         weights_generation: Rises when the engine loads other weights.
+
+        n_drafts: int64 (n_requests,); how many of a request's rows, the last ones, are
+            of draft tokens that may be rejected. Empty if no row is.
+
+        n_positions: By finished request, how many positions it has, where its last
+            step had drafts.
     """
 
     engine: str
@@ -132,6 +138,10 @@ class StepBatch:
     cached: Mapping[int, CachedPrefix] = field(default_factory=dict)
     adapters: tuple[str, ...] = ()
     weights_generation: int = 0
+    n_drafts: NDArray[np.int64] = field(
+        default_factory=lambda: np.empty(0, dtype=np.int64)
+    )
+    n_positions: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

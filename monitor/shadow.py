@@ -71,10 +71,11 @@ class PrefixHash:
         starts: _UInt64,
     ) -> _UInt64:
         """Return each row's hash, (n_rows,), given each request's before its first."""
-        sums = np.cumsum(self.terms(batch.token_ids, positions), dtype=np.uint64)
+        sums = self.terms(batch.token_ids, positions)
+        np.cumsum(sums, out=sums)
         before = np.concatenate([np.zeros(1, dtype=np.uint64), sums])
-        offsets = starts - before[batch.row_offsets[:-1]]
-        return sums + offsets[request_of_row]
+        sums += (starts - before[batch.row_offsets[:-1]])[request_of_row]
+        return sums
 
 
 class ScoreShadow:

@@ -189,6 +189,10 @@ def batch_from_proto(
         },
         adapters=_adapters(message),
         weights_generation=message.weights_generation,
+        n_drafts=_drafts(message),
+        n_positions={
+            r.request_id: r.n_positions for r in message.finished if r.n_positions
+        },
     )
 
 
@@ -248,6 +252,11 @@ def _cached_prefix(message: pb.CachedPrefix, length: int, index: int) -> CachedP
         token_ids=_array(message.token_ids, (length,), _I32, where + ".token_ids"),
         slots=_array(message.slots, (length,), _I32, where + ".slots"),
     )
+
+
+def _drafts(message: pb.StepBatch) -> NDArray[np.int64]:
+    n_drafts = [request.n_drafts for request in message.requests]
+    return _integers(n_drafts if any(n_drafts) else [])
 
 
 def _adapters(message: pb.StepBatch) -> tuple[str, ...]:

@@ -19,9 +19,12 @@ def fill_batch(message: pb.StepBatch, step: Step, hook_points: tuple[str, ...]) 
     message.n_rows_expected = step.n_rows_expected
     message.captured_at = step.captured_at
     for request_id in step.finished:
-        message.finished.add(request_id=request_id)
+        message.finished.add(
+            request_id=request_id, n_positions=step.n_positions.get(request_id, 0)
+        )
     if step.values is None or step.squared_norms is None or step.token_ids is None:
         return
+    assert step.rows is not None
     slots = None if step.slots is None else _array(step.slots)
     row = 0
     for (request_id, first, n), facts in zip(step.spans(), step.facts, strict=True):
@@ -32,6 +35,7 @@ def fill_batch(message: pb.StepBatch, step: Step, hook_points: tuple[str, ...]) 
             n_cached=facts.n_cached,
             n_prompt_tokens=facts.n_prompt_tokens,
             adapter=facts.adapter,
+            n_drafts=min(n, step.rows.n_drafts(request_id, first + n)),
         )
         if slots is not None and not facts.is_shared:
             slots[row : row + n] = -1

@@ -37,13 +37,20 @@ class Loss:
     def add(self, step: Step) -> None:
         """Count *step*'s rows as lost."""
         self.last_step, self.ended_at = step.step, step.captured_at
-        self.n_tokens += step.n_rows_expected
+        # A draft is no token of the request until it is kept: then it is missed by
+        # the next step's first position.
+        drafts = {} if step.rows is None else step.rows.first_drafts
+        n_drafts = sum(
+            first + n - drafts[i] for i, first, n in step.spans() if i in drafts
+        )
+        self.n_tokens += step.n_rows_expected - n_drafts
         self.n_finished += len(step.finished)
         for request_id in step.finished:
             # One whose range is listed has to end, or it would stay live for ever.
             if request_id in self.ranges or len(self.finished) < _MAX_LISTED:
                 self.finished.append(request_id)
-        for request_id, first, n in step.spans():
+        for request_id, first, n_rows in step.spans():
+            n = min(n_rows, drafts.get(request_id, first + n_rows) - first)
             known = self.ranges.get(request_id)
             if known is not None and known[0] + known[1] == first:
                 known[1] += n

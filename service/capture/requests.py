@@ -1,6 +1,6 @@
 """What the scheduler said of each request when it came: told again with its rows."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -49,6 +49,10 @@ class RequestFacts:
         is_shared: False if its tokens do not say what it is made of (images,
             embeddings): nobody else can be known to have the same.
 
+        stop_token_ids: Tokens that end it.
+
+        max_tokens: Most tokens of the answer.
+
         cached: In the step in which it starts, or starts over, behind cached tokens.
     """
 
@@ -56,6 +60,8 @@ class RequestFacts:
     n_prompt_tokens: int = 0
     adapter: str = ""
     is_shared: bool = True
+    stop_token_ids: frozenset[int] = frozenset()
+    max_tokens: int = 1 << 62
     cached: Cached | None = None
 
 
@@ -106,6 +112,11 @@ class Requests:
                 tokens = [*(known.prompt_token_ids or ()), *known.output_token_ids]
                 self._begin(request_id, facts, n_tokens, tokens, blocks, block_size)
 
+    @property
+    def facts(self) -> Mapping[str, RequestFacts]:
+        """By request id."""
+        return self._facts
+
     def of(self, request_ids: Sequence[str]) -> tuple[RequestFacts, ...]:
         """Return the facts of each."""
         return tuple(self._facts.get(i, UNKNOWN) for i in request_ids)
@@ -136,11 +147,18 @@ class Requests:
 def _facts_of(new: Any) -> RequestFacts:
     adapter = new.lora_request
     is_text = not (new.mm_features or new.prompt_embeds is not None)
+    sampling = new.sampling_params
+    # Unset where the request is to go on past it.
+    eos = getattr(sampling, "eos_token_id", None)
+    stops = [*(getattr(sampling, "stop_token_ids", None) or ())]
+    limit = getattr(sampling, "max_tokens", None)
     return RequestFacts(
         n_cached=new.num_computed_tokens,
         n_prompt_tokens=new.prompt_len,
         adapter=adapter.lora_name if adapter is not None else "",
         is_shared=is_text,
+        stop_token_ids=frozenset(stops if eos is None else [*stops, eos]),
+        max_tokens=1 << 62 if limit is None else limit,
     )
 
 

@@ -5,7 +5,8 @@ call reorders the batch; a layout read before it gives rows to the wrong request
 and nothing but the scores would show it.
 """
 
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -34,6 +35,9 @@ class Rows:
 
         slots: int tensor of shape (n_rows,), likewise: the KV slot of each row. None
             where they can not be told.
+
+        first_drafts: By request, the position of its first draft token, which may be
+            rejected, as may all that follow.
     """
 
     request_ids: tuple[str, ...]
@@ -41,6 +45,12 @@ class Rows:
     first_positions: NDArray[np.int64]
     token_ids: torch.Tensor
     slots: torch.Tensor | None = None
+    first_drafts: Mapping[str, int] = field(default_factory=dict)
+
+    def n_drafts(self, request_id: str, end: int) -> int:
+        """Return how many of a request's rows before position *end* are of drafts."""
+        first = self.first_drafts.get(request_id)
+        return 0 if first is None else max(0, end - first)
 
     def cut(self, start: int, stop: int) -> tuple["Rows", list[int]]:
         """Return the rows from *start* to *stop*, and which requests they are of."""
@@ -54,6 +64,7 @@ class Rows:
             first_positions=(self.first_positions + first - begins)[kept],
             token_ids=self.token_ids[start:stop],
             slots=None if self.slots is None else self.slots[start:stop],
+            first_drafts=self.first_drafts,
         )
         return part, kept
 
@@ -70,12 +81,13 @@ def scheduled_rows(scheduler_output: Any) -> Rows:
     cached = scheduler_output.scheduled_cached_reqs
     first.update(zip(cached.req_ids, cached.num_computed_tokens, strict=True))
     n_rows = scheduler_output.num_scheduled_tokens
-    return Rows(
+    rows = Rows(
         request_ids=tuple(n_rows),
         n_rows=np.array(list(n_rows.values()), dtype=np.int64),
         first_positions=np.array([first[i] for i in n_rows], dtype=np.int64),
         token_ids=torch.empty(0, dtype=torch.int32),
     )
+    return replace(rows, first_drafts=_first_drafts(rows, scheduler_output))
 
 
 def read_rows(runner: Any, scheduler_output: Any) -> Rows:
@@ -94,7 +106,11 @@ def read_rows(runner: Any, scheduler_output: Any) -> Rows:
     seen = dict(zip(rows.request_ids, rows.n_rows.tolist(), strict=True))
     if seen != expected:
         raise LayoutError(f"the scheduler asked for {expected}, the runner has {seen}")
-    return replace(rows, slots=_slots(state, len(rows.token_ids)))
+    return replace(
+        rows,
+        slots=_slots(state, len(rows.token_ids)),
+        first_drafts=_first_drafts(rows, scheduler_output),
+    )
 
 
 def block_size_of(runner: Any) -> int:
@@ -106,6 +122,18 @@ def block_size_of(runner: Any) -> int:
     """
     groups = runner.kv_cache_config.kv_cache_groups
     return int(groups[0].kv_cache_spec.block_size) if len(groups) == 1 else 0
+
+
+def _first_drafts(rows: Rows, scheduler_output: Any) -> dict[str, int]:
+    drafts = scheduler_output.scheduled_spec_decode_tokens
+    if not drafts:
+        return {}
+    ends = (rows.first_positions + rows.n_rows).tolist()
+    return {
+        request_id: end - len(drafts[request_id])
+        for request_id, end in zip(rows.request_ids, ends, strict=True)
+        if request_id in drafts
+    }
 
 
 def _slots(state: Any, n_rows: int) -> torch.Tensor | None:

@@ -1,7 +1,7 @@
 """What the engine's thread hands over: the rows of one step."""
 
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
 
 import torch
 
@@ -23,7 +23,8 @@ class Step:
     *values* is float32 of shape (n_sites, n_rows, width), *squared_norms*
     (n_sites, n_rows), *token_ids* and *slots* int32 (n_rows,), all in host memory and
     ours; on CUDA they are complete once *copied* is. They are None when the step was
-    lost or had no rows. *facts* are of each request, in row order.
+    lost or had no rows. *facts* are of each request, in row order. *n_positions* are of
+    the finished whose last step had drafts.
     """
 
     step: int
@@ -39,6 +40,7 @@ class Step:
     weights_generation: int = 0
     copied: torch.cuda.Event | None = None
     finished: tuple[str, ...] = ()
+    n_positions: Mapping[str, int] = field(default_factory=dict)
     preempted: tuple[str, ...] = ()
 
     @property

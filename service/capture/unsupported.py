@@ -13,6 +13,9 @@ def _is_first_ray_executor(config: Any) -> bool:
     return is_ray and not envs.VLLM_USE_RAY_V2_EXECUTOR_BACKEND
 
 
+_GUESSERS = ("ngram", "suffix")
+"""Methods of speculative decoding that run no model."""
+
 _UNSUPPORTED: tuple[tuple[str, str, Callable[[Any], object]], ...] = (
     (
         "pipeline parallelism",
@@ -20,9 +23,14 @@ _UNSUPPORTED: tuple[tuple[str, str, Callable[[Any], object]], ...] = (
         lambda c: c.parallel_config.pipeline_parallel_size > 1,
     ),
     (
-        "speculative decoding",
-        "rejected draft tokens would be scored",
-        lambda c: c.speculative_config is not None,
+        "speculative decoding by a draft model",
+        "its blocks answer to the names of the model's own",
+        lambda c: c.speculative_config and c.speculative_config.method not in _GUESSERS,
+    ),
+    (
+        "asynchronous speculative decoding",
+        "which draft tokens were kept is not known on the host",
+        lambda c: c.speculative_config and c.scheduler_config.async_scheduling,
     ),
     (
         "dual-batch overlap",

@@ -22,6 +22,7 @@ from typing import Any
 import torch
 
 from service.capture.bank import HostBank, host_bank
+from service.capture.drafts import Drafts
 from service.capture.hello import hello_request
 from service.capture.layers import check_layers, find_decoder_layers, install_tap
 from service.capture.outbox import Outbox
@@ -62,6 +63,7 @@ class CaptureWorker:
         self._width = 1
         self._step = 0
         self._requests = Requests()
+        self._drafts = Drafts(worker.vllm_config.model_config.max_model_len)
         self._block_size = 0
         self._weights_generation = 0
         self._is_prepared = False
@@ -166,13 +168,22 @@ class CaptureWorker:
             dropped = self._reason_to_drop(scheduler_output)
             if dropped is None:
                 rows = read_rows(self._worker.model_runner, scheduler_output)
+                self._drafts.scheduled(rows)
                 self._put(self._copy_rows(replace(lost, rows=rows)))
                 return
             reason = dropped
         with self._never_raising("a loss could not be named"):
             lost = replace(lost, rows=scheduled_rows(scheduler_output))
+            assert lost.rows is not None
+            self._drafts.scheduled(lost.rows)
         self._step = lost.step
         self._outbox.lose(lost, reason)
+
+    def after_sampling(self, output: Any) -> None:
+        """Note which drafts were kept, in case a request ends with this step."""
+        if self._sender is not None:
+            with self._never_raising("what was sampled could not be read"):
+                self._drafts.sampled(output, self._requests.facts)
 
     def _put(self, step: Step) -> None:
         for part in step.in_parts(max(1, _MAX_BATCH_BYTES // self._n_bytes(1))):
@@ -191,9 +202,11 @@ class CaptureWorker:
     def _describe(self, step: Step, scheduled: Any) -> Step:
         """Return *step* with what the scheduler says of requests that came and went."""
         self._requests.update(scheduled, self._worker.model_runner, self._block_size)
+        finished = tuple(scheduled.finished_req_ids)
         return replace(
             step,
-            finished=tuple(scheduled.finished_req_ids),
+            finished=finished,
+            n_positions=self._drafts.ends(finished),
             preempted=tuple(scheduled.preempted_req_ids or ()),
         )
 
@@ -287,7 +300,8 @@ def wrap_worker(worker: Any, settings: CaptureSettings) -> None:
     """
     capture = CaptureWorker(worker, settings)
     load, warm_up = worker.load_model, worker.compile_or_warm_up_model
-    execute, shutdown = worker.execute_model, worker.shutdown
+    execute, sample = worker.execute_model, worker.sample_tokens
+    shutdown = worker.shutdown
 
     def load_model(*args: Any, **kwargs: Any) -> Any:
         result = load(*args, **kwargs)
@@ -305,6 +319,11 @@ def wrap_worker(worker: Any, settings: CaptureSettings) -> None:
         result = execute(scheduler_output)
         capture.after_step(scheduler_output)
         return result
+
+    def sample_tokens(*args: Any, **kwargs: Any) -> Any:
+        output = sample(*args, **kwargs)
+        capture.after_sampling(output)
+        return output
 
     def shut_down() -> Any:
         capture.close()
@@ -332,4 +351,6 @@ def wrap_worker(worker: Any, settings: CaptureSettings) -> None:
     worker.load_model = load_model
     worker.compile_or_warm_up_model = compile_or_warm_up_model
     worker.execute_model = execute_model
+    if worker.vllm_config.speculative_config is not None:
+        worker.sample_tokens = sample_tokens
     worker.shutdown = shut_down

@@ -1,6 +1,7 @@
 """Whether every position is judged, and rightly, whatever vLLM does with a request.
 
 usage: python -m tests.bench.coverage [--requests 500] [--shared 96] [--blocks 24]
+           [--speculate] [--no-prefix-cache]
 
 Runs requests that share a prefix through a real engine with its prefix cache on, some
 aborted, some with three answers, in chunks of 64 tokens, with so few KV blocks that
@@ -18,7 +19,7 @@ from pathlib import Path
 
 from probes.bank import ProjectionBank
 from service.wire import bank_to_proto
-from tests.e2e.covering import cover, make_probes, make_shared_requests
+from tests.e2e.covering import NGRAM, cover, make_probes, make_shared_requests
 from tests.e2e.engines import ORGANISM, run_engine
 
 
@@ -28,6 +29,8 @@ def main() -> int:
     parser.add_argument("--requests", type=int, default=500)
     parser.add_argument("--shared", type=int, default=96, help="tokens of the prefix")
     parser.add_argument("--blocks", type=int, default=18, help="KV blocks of 32 tokens")
+    parser.add_argument("--speculate", action="store_true", help="ngram drafts")
+    parser.add_argument("--no-prefix-cache", action="store_true")
     args = parser.parse_args()
     d_model = json.loads((ORGANISM / "config.json").read_text())["hidden_size"]
     probes = make_probes(d_model)
@@ -39,12 +42,14 @@ def main() -> int:
             n_requests=0,
             requests=make_shared_requests(args.requests, args.shared, seed=3),
             bank=bank_to_proto(ProjectionBank.compile(probes)),
-            enable_prefix_caching=True,
+            enable_prefix_caching=not args.no_prefix_cache,
+            speculative_config=NGRAM if args.speculate else None,
             block_size=32,
             num_gpu_blocks_override=args.blocks,
         )
     found = cover(run, probes)
     print(f"{sum(len(b.preempted) for b in run.batches):12} preemptions")
+    print(f"{sum(int(b.n_drafts.sum()) for b in run.batches):12} draft rows")
     for name, value in asdict(found).items():
         print(f"{value:12.3g} {name}" if name == "worst" else f"{value:12} {name}")
     wrong = found.n_lost + found.n_missing + found.n_beyond + found.n_wrong_token

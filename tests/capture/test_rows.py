@@ -40,6 +40,7 @@ def v2_runner() -> Any:
 def scheduled(**n_tokens: int) -> Any:
     """A scheduler's output: "a" is new, "b" went on from position 5."""
     return SimpleNamespace(
+        scheduled_spec_decode_tokens={},
         num_scheduled_tokens=n_tokens,
         scheduled_new_reqs=[SimpleNamespace(req_id="a", num_computed_tokens=0)],
         scheduled_cached_reqs=SimpleNamespace(req_ids=["b"], num_computed_tokens=[5]),
@@ -121,7 +122,10 @@ def test_v2_rows_are_read_from_vllms_own_batch() -> None:
     runner = SimpleNamespace(execute_model_state=SimpleNamespace(input_batch=batch))
     asked = dict(zip(batch.req_ids, batch.num_scheduled_tokens.tolist(), strict=True))
 
-    rows = read_rows(runner, SimpleNamespace(num_scheduled_tokens=asked))
+    rows = read_rows(
+        runner,
+        SimpleNamespace(scheduled_spec_decode_tokens={}, num_scheduled_tokens=asked),
+    )
 
     assert tuple(batch.req_ids) == rows.request_ids
     assert batch.num_scheduled_tokens.tolist() == rows.n_rows.tolist()

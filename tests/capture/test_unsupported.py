@@ -8,6 +8,9 @@ import pytest
 from service.capture.settings import CaptureError
 from service.capture.unsupported import check_supported
 
+_EAGLE = SimpleNamespace(method="eagle")
+_NGRAM = SimpleNamespace(method="ngram")
+
 
 def vllm_config() -> Any:
     """vLLM's defaults, as far as they are looked at."""
@@ -20,6 +23,7 @@ def vllm_config() -> Any:
             prefill_context_parallel_size=1,
         ),
         speculative_config=None,
+        scheduler_config=SimpleNamespace(async_scheduling=True),
         compilation_config=SimpleNamespace(pass_config=SimpleNamespace()),
         cache_config=SimpleNamespace(kv_sharing_fast_prefill=False),
         model_config=SimpleNamespace(is_encoder_decoder=False),
@@ -37,7 +41,8 @@ def test_the_defaults_are_supported() -> None:
     ("part", "field", "value", "name"),
     [
         ("parallel_config", "pipeline_parallel_size", 2, "pipeline parallelism"),
-        ("", "speculative_config", object(), "speculative decoding"),
+        ("", "speculative_config", _EAGLE, "speculative decoding by a draft model"),
+        ("", "speculative_config", _NGRAM, "asynchronous speculative decoding"),
         ("parallel_config", "use_ubatching", True, "dual-batch overlap"),
         ("parallel_config", "decode_context_parallel_size", 2, "context parallelism"),
         ("parallel_config", "prefill_context_parallel_size", 2, "context parallelism"),

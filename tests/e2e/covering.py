@@ -16,6 +16,9 @@ from tests.e2e.engines import HOOK_POINTS, ORGANISM, EngineRun
 from tests.e2e.rows import reference_activations
 
 N_PROBES = 3
+NGRAM = {"method": "ngram", "num_speculative_tokens": 3, "prompt_lookup_max": 3}
+"""vLLM's speculative decoding that looks drafts up in the prompt."""
+
 _ALWAYS = -1e30
 """A threshold that every request is above: the record of a flag holds its scores."""
 
@@ -40,11 +43,12 @@ def make_shared_requests(n: int, n_shared: int, seed: int) -> list[dict[str, Any
     """
     Return *n* requests that start with the same *n_shared* tokens.
 
-    Every eighth is aborted on the way, every fifth wants three answers, and every
-    third goes on for longer than the shared tokens are.
+    Every eighth is aborted on the way, every fifth wants three answers, every third
+    may go on for longer than the shared tokens are, and every seventh may stop early.
     """
     rng = np.random.default_rng(seed)
     shared = rng.integers(5, 500, n_shared).tolist()
+    stops = rng.integers(5, 500, 50).tolist()
     return [
         {
             "request_id": f"r{i}",
@@ -52,6 +56,7 @@ def make_shared_requests(n: int, n_shared: int, seed: int) -> list[dict[str, Any
             "n_generate": int(rng.integers(1, 120 if i % 3 == 0 else 8)),
             "abort_at_step": 3 * i + 20 if i % 8 == 3 else None,
             "n": 3 if i % 5 == 2 else 1,
+            "stop_token_ids": stops if i % 7 == 1 else [],
         }
         for i in range(n)
     ]

@@ -36,6 +36,7 @@ def main(plan_path: str, result_path: str) -> None:
                 temperature=1.0 if request.get("n", 1) > 1 else 0.0,
                 max_tokens=request["n_generate"],
                 n=request.get("n", 1),
+                stop_token_ids=request.get("stop_token_ids"),
                 ignore_eos=True,
             ),
         )

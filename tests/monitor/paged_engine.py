@@ -37,8 +37,7 @@ class Request:
 class PagedEngine:
     """
     Blocks are found by what they hold, given back when a request ends, and used again
-    when they are needed, the longest unused first. *block_offset* changes every
-    block's number.
+    when they are needed, the longest unused first.
     """
 
     def __init__(self, n_blocks: int) -> None:
@@ -95,16 +94,27 @@ class PagedEngine:
         n_blocks = -(-(request.n_computed + n) // BLOCK)
         return n_blocks - len(request.blocks) <= len(self.free)
 
-    def run(self, *asked: tuple[str, int]) -> StepBatch:
-        """Compute *n* more tokens of each; past the known ones, new ones."""
+    def run(
+        self,
+        *asked: tuple[str, int],
+        n_drafts: int = 0,
+        n_kept: int = 0,
+    ) -> StepBatch:
+        """
+        Compute *n* more tokens of each; past the known ones, new ones.
+
+        Of *n_drafts* more tokens of each *n_kept* turn out to be right.
+        """
         self.step += 1
         rows, slots, tokens, cached = [], [], [], {}
-        for index, (name, n) in enumerate(asked):
+        for index, (name, n_asked) in enumerate(asked):
             request = self.requests[name]
+            n = n_asked + n_kept
             first, end = request.n_computed, request.n_computed + n
+            n_wrong = n_drafts - n_kept
             while len(request.tokens) < end:
                 request.tokens.append(100 + len(request.tokens))
-            while len(request.blocks) * BLOCK < end:
+            while len(request.blocks) * BLOCK < end + n_wrong:
                 block = next(iter(self.free))
                 self.content.pop(block, None)
                 self._use(block)
@@ -113,9 +123,10 @@ class PagedEngine:
                 activation(request.tokens[: p + 1], request.adapter)
                 for p in range(first, end)
             ]
+            values += [[9.0] * 4] * n_wrong
             rows.append(Rows(name, first, values, request.n_cached, request.n_prompt))
-            slots += [self.slot(request, p) for p in range(first, end)]
-            tokens += request.tokens[first:end]
+            slots += [self.slot(request, p) for p in range(first, end + n_wrong)]
+            tokens += request.tokens[first:end] + [999] * n_wrong
             if request.starts_behind:
                 cached[index] = CachedPrefix(
                     token_ids=_int32(request.tokens[:first]),
@@ -132,6 +143,7 @@ class PagedEngine:
             slots=_int32(slots),
             cached=cached,
             adapters=tuple(self.requests[name].adapter for name, _ in asked),
+            n_drafts=np.full(len(asked), n_drafts, dtype=np.int64),
         )
 
     @staticmethod

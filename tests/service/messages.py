@@ -30,8 +30,13 @@ def batch_to_proto(
         step=batch.step,
         bank_digest=batch.bank_digest,
         token_ids=np.ascontiguousarray(batch.token_ids, dtype="<i4").tobytes(),
-        finished=[pb.FinishedRequest(request_id=r) for r in batch.finished],
+        finished=[
+            pb.FinishedRequest(request_id=r, n_positions=batch.n_positions.get(r, 0))
+            for r in batch.finished
+        ],
         preempted=batch.preempted,
+        slots=np.ascontiguousarray(batch.slots, dtype="<i4").tobytes(),
+        weights_generation=batch.weights_generation,
         n_rows_expected=n_rows if n_rows_expected is None else n_rows_expected,
         captured_at=captured_at,
     )
@@ -54,8 +59,14 @@ def batch_to_proto(
                 first_position=int(batch.first_positions[i]),
                 n_cached=int(batch.n_cached[i]),
                 n_prompt_tokens=int(batch.n_prompt_tokens[i]),
+                adapter=batch.adapters[i] if batch.adapters else "",
+                n_drafts=int(batch.n_drafts[i]) if len(batch.n_drafts) else 0,
             )
         )
+        if i in batch.cached:
+            cached = message.requests[i].cached
+            cached.token_ids = batch.cached[i].token_ids.astype("<i4").tobytes()
+            cached.slots = batch.cached[i].slots.astype("<i4").tobytes()
     return message
 
 

@@ -1,7 +1,7 @@
 """Messages and records say the same, and malformed bytes only raise WireError."""
 
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 import numpy as np
 import pytest
@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from monitor.core import BatchError, Monitor
-from monitor.records import Gap, LossReason, LostRange, StepBatch
+from monitor.records import CachedPrefix, Gap, LossReason, LostRange, StepBatch
 from service.rpc.innerwatch.v1 import innerwatch_pb2 as pb
 from service.wire import (
     REASON_FROM_PROTO,
@@ -23,6 +23,8 @@ from service.wire import (
 from tests.monitor.builders import ENGINE, LATE, Rows, batch, monitor, quiet
 from tests.service.builders import identity
 from tests.service.messages import batch_to_proto, gap_to_proto, identity_to_proto
+
+_SEVEN = np.arange(7, dtype=np.int32)
 
 
 def message() -> pb.StepBatch:
@@ -56,12 +58,25 @@ def test_a_batch_survives_the_wire(holds_activations: bool) -> None:
         finished=("z",),
         holds_activations=holds_activations,
     )
+    sent = replace(
+        sent,
+        slots=np.array([32, 33, 71], dtype=np.int32),
+        cached={1: CachedPrefix(token_ids=_SEVEN, slots=_SEVEN + 64)},
+        adapters=("", "lora"),
+        weights_generation=3,
+        n_drafts=np.array([1, 0]),
+        n_positions={"z": 12},
+    )
     bytes_sent = batch_to_proto(sent).SerializeToString()
 
     found = convert(pb.StepBatch.FromString(bytes_sent))
 
     for name, value in asdict(sent).items():
-        np.testing.assert_equal(value, getattr(found, name), err_msg=name)
+        if name != "cached":
+            np.testing.assert_equal(value, getattr(found, name), err_msg=name)
+    assert {1} == found.cached.keys()
+    np.testing.assert_equal(found.cached[1].token_ids, _SEVEN)
+    np.testing.assert_equal(found.cached[1].slots, _SEVEN + 64)
 
 
 def test_a_gap_survives_the_wire() -> None:

@@ -166,7 +166,7 @@ class HookPointRows(_message.Message):
     def __init__(self, hook_point: _Optional[str] = ..., width: _Optional[int] = ..., values: _Optional[bytes] = ..., squared_norms: _Optional[bytes] = ...) -> None: ...
 
 class RequestRows(_message.Message):
-    __slots__ = ("request_id", "n_rows", "first_position", "n_cached", "n_prompt_tokens", "cached", "adapter")
+    __slots__ = ("request_id", "n_rows", "first_position", "n_cached", "n_prompt_tokens", "cached", "adapter", "n_drafts")
     REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
     N_ROWS_FIELD_NUMBER: _ClassVar[int]
     FIRST_POSITION_FIELD_NUMBER: _ClassVar[int]
@@ -174,6 +174,7 @@ class RequestRows(_message.Message):
     N_PROMPT_TOKENS_FIELD_NUMBER: _ClassVar[int]
     CACHED_FIELD_NUMBER: _ClassVar[int]
     ADAPTER_FIELD_NUMBER: _ClassVar[int]
+    N_DRAFTS_FIELD_NUMBER: _ClassVar[int]
     request_id: str
     n_rows: int
     first_position: int
@@ -181,7 +182,8 @@ class RequestRows(_message.Message):
     n_prompt_tokens: int
     cached: CachedPrefix
     adapter: str
-    def __init__(self, request_id: _Optional[str] = ..., n_rows: _Optional[int] = ..., first_position: _Optional[int] = ..., n_cached: _Optional[int] = ..., n_prompt_tokens: _Optional[int] = ..., cached: _Optional[_Union[CachedPrefix, _Mapping]] = ..., adapter: _Optional[str] = ...) -> None: ...
+    n_drafts: int
+    def __init__(self, request_id: _Optional[str] = ..., n_rows: _Optional[int] = ..., first_position: _Optional[int] = ..., n_cached: _Optional[int] = ..., n_prompt_tokens: _Optional[int] = ..., cached: _Optional[_Union[CachedPrefix, _Mapping]] = ..., adapter: _Optional[str] = ..., n_drafts: _Optional[int] = ...) -> None: ...
 
 class CachedPrefix(_message.Message):
     __slots__ = ("token_ids", "slots")
@@ -192,10 +194,12 @@ class CachedPrefix(_message.Message):
     def __init__(self, token_ids: _Optional[bytes] = ..., slots: _Optional[bytes] = ...) -> None: ...
 
 class FinishedRequest(_message.Message):
-    __slots__ = ("request_id",)
+    __slots__ = ("request_id", "n_positions")
     REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
+    N_POSITIONS_FIELD_NUMBER: _ClassVar[int]
     request_id: str
-    def __init__(self, request_id: _Optional[str] = ...) -> None: ...
+    n_positions: int
+    def __init__(self, request_id: _Optional[str] = ..., n_positions: _Optional[int] = ...) -> None: ...
 
 class Gap(_message.Message):
     __slots__ = ("reason", "first_step", "last_step", "n_tokens", "lost", "finished", "n_finished", "began_at", "ended_at")

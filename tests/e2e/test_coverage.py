@@ -1,4 +1,4 @@
-"""With vLLM's prefix cache on, every position is judged, by the right numbers."""
+"""Whatever vLLM does with a request, every position is judged, by the right numbers."""
 
 import json
 from pathlib import Path
@@ -7,16 +7,20 @@ import pytest
 
 from probes.bank import ProjectionBank
 from service.wire import bank_to_proto
-from tests.e2e.covering import cover, make_probes, make_shared_requests
+from tests.e2e.covering import NGRAM, cover, make_probes, make_shared_requests
 from tests.e2e.engines import ORGANISM, run_engine
 
 pytestmark = pytest.mark.vllm
 
 
-def test_every_position_is_scored_or_shadowed(tmp_path: Path) -> None:
+@pytest.mark.parametrize("speculative_config", [None, NGRAM], ids=["plain", "ngram"])
+def test_every_position_is_judged_once(
+    tmp_path: Path, speculative_config: dict[str, object] | None
+) -> None:
     """
-    Shared prefixes, several answers to a prompt, chunked prefill, aborts, and too few
-    KV blocks: nothing is lost, and every score is that of the uncached reference.
+    Shared prefixes, several answers to a prompt, chunked prefill, aborts, too few KV
+    blocks, and drafts that are rejected: nothing is lost, nothing is too much, and
+    every score is that of a reference without any of it.
     """
     probes = make_probes(
         json.loads((ORGANISM / "config.json").read_text())["hidden_size"]
@@ -32,10 +36,13 @@ def test_every_position_is_scored_or_shadowed(tmp_path: Path) -> None:
         enable_prefix_caching=True,
         block_size=32,
         num_gpu_blocks_override=18,
+        speculative_config=speculative_config,
     )
 
     found = cover(run, probes)
     assert any(batch.preempted for batch in run.batches)
+    n_drafts = sum(int(batch.n_drafts.sum()) for batch in run.batches)
+    assert (n_drafts > 500) == (speculative_config is not None)
     assert found.n_shadowed > 48 * 64
     assert (0, 0, 0, 0) == (
         found.n_lost,
