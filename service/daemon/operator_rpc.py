@@ -5,6 +5,7 @@ import grpc
 from probes.bundle import Bundle
 from service.daemon.audit.reader import AuditReader, FlagRow
 from service.daemon.ingest import Ingest
+from service.request_ids import client_request
 from service.rpc.innerwatch.v1 import innerwatch_pb2 as pb
 from service.rpc.innerwatch.v1 import innerwatch_pb2_grpc as rpc
 
@@ -79,6 +80,7 @@ class AuditRPC(rpc.AuditServicer):
 
 def flag_to_proto(row: FlagRow) -> pb.FlagRecord:
     """Convert a stored flag."""
+    client = client_request(row.request_id)
     return pb.FlagRecord(
         flag_id=row.flag_id,
         request_id=row.request_id,
@@ -91,4 +93,7 @@ def flag_to_proto(row: FlagRow) -> pb.FlagRecord:
         flagged_at=row.flagged_at,
         verdict=row.verdict,
         adapter=row.adapter,
+        client_request_id=client.request_id,
+        client_prompt=client.prompt,
+        client_answer=client.answer,
     )

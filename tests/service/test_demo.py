@@ -31,6 +31,9 @@ from tests.service.builders import Place, bundle, innerwatch, place
         ("chatcmpl-fit-00012-92983f4d", "fit-00012"),
         ("cmpl-batch7-0-92983f4d", "batch7"),
         ("r3-b2074e7d", "r3"),
+        ("2_chatcmpl-fit-7-92983f4d", "fit-7"),
+        ("2_cmpl-fit-7-1-92983f4d", "fit-7"),
+        ("2_fit-92983f4d", "2_fit"),
         ("something else", "something else"),
     ],
 )

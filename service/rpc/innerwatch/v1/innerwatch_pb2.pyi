@@ -361,7 +361,7 @@ class GetFlagResponse(_message.Message):
     def __init__(self, flag: _Optional[_Union[FlagRecord, _Mapping]] = ..., scores: _Optional[bytes] = ..., token_ids: _Optional[bytes] = ...) -> None: ...
 
 class FlagRecord(_message.Message):
-    __slots__ = ("flag_id", "request_id", "detector", "score", "threshold", "position", "bundle_digest", "model", "flagged_at", "verdict", "adapter")
+    __slots__ = ("flag_id", "request_id", "detector", "score", "threshold", "position", "bundle_digest", "model", "flagged_at", "verdict", "adapter", "client_request_id", "client_prompt", "client_answer")
     FLAG_ID_FIELD_NUMBER: _ClassVar[int]
     REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
     DETECTOR_FIELD_NUMBER: _ClassVar[int]
@@ -373,6 +373,9 @@ class FlagRecord(_message.Message):
     FLAGGED_AT_FIELD_NUMBER: _ClassVar[int]
     VERDICT_FIELD_NUMBER: _ClassVar[int]
     ADAPTER_FIELD_NUMBER: _ClassVar[int]
+    CLIENT_REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
+    CLIENT_PROMPT_FIELD_NUMBER: _ClassVar[int]
+    CLIENT_ANSWER_FIELD_NUMBER: _ClassVar[int]
     flag_id: int
     request_id: str
     detector: str
@@ -384,4 +387,7 @@ class FlagRecord(_message.Message):
     flagged_at: float
     verdict: str
     adapter: str
-    def __init__(self, flag_id: _Optional[int] = ..., request_id: _Optional[str] = ..., detector: _Optional[str] = ..., score: _Optional[float] = ..., threshold: _Optional[float] = ..., position: _Optional[int] = ..., bundle_digest: _Optional[str] = ..., model: _Optional[str] = ..., flagged_at: _Optional[float] = ..., verdict: _Optional[str] = ..., adapter: _Optional[str] = ...) -> None: ...
+    client_request_id: str
+    client_prompt: int
+    client_answer: int
+    def __init__(self, flag_id: _Optional[int] = ..., request_id: _Optional[str] = ..., detector: _Optional[str] = ..., score: _Optional[float] = ..., threshold: _Optional[float] = ..., position: _Optional[int] = ..., bundle_digest: _Optional[str] = ..., model: _Optional[str] = ..., flagged_at: _Optional[float] = ..., verdict: _Optional[str] = ..., adapter: _Optional[str] = ..., client_request_id: _Optional[str] = ..., client_prompt: _Optional[int] = ..., client_answer: _Optional[int] = ...) -> None: ...
