@@ -72,9 +72,13 @@ class Books:
         self.totals.tokens.n_lost[gap.reason] += n_tokens
         self.totals.n_requests[Verdict.UNSCANNED] += n_ends
         if n_tokens:
-            for key, live in self.live.items():
-                if key[0] == gap.engine:
-                    live.is_whole = False
+            self.doubt(gap.engine)
+
+    def doubt(self, engine: str) -> None:
+        """Call none of the live requests of *engine* whole."""
+        for key, live in self.live.items():
+            if key[0] == engine:
+                live.is_whole = False
 
     def _lose_hole(self, engine: str, live: LiveRequest, position: int) -> None:
         """

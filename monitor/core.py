@@ -32,6 +32,7 @@ from monitor.records import (
     Verdict,
 )
 from monitor.scoring import (
+    MISATTRIBUTED_FATE,
     REPEATED,
     SCORED,
     ScoredRows,
@@ -163,6 +164,8 @@ class Monitor:
         requests = self._books.advance(batch, scored, shadowed)
         if traced is not None:
             traced.note(batch, requests)
+        if (scored.fates == MISATTRIBUTED_FATE).any():
+            self.doubt(batch.engine)
         self._books.repeats.note(batch.engine, batch.step)
         flags: list[Flag] = []
         if shadowed is not None and shadowed.is_found.any():
@@ -225,6 +228,10 @@ class Monitor:
         self.totals.n_evicted += n_excess
         oldest = list(self._books.live)[:n_excess]
         return [self.abandon(*key) for key in oldest]
+
+    def doubt(self, engine: str) -> None:
+        """Call none of the live requests of *engine* scanned, whatever it sends."""
+        self._books.doubt(engine)
 
     def end_engine(self, engine: str) -> list[Finished]:
         """`abandon` every request of an engine that is gone."""

@@ -11,6 +11,9 @@ from numpy.typing import NDArray
 NOT_WRITTEN = np.float32(-1.0)
 """Squared norm of a row that the tap did not write: no real one is negative."""
 
+MISATTRIBUTED = np.float32(-2.0)
+"""Squared norm of a row whose token is not the one that its request has there."""
+
 
 class LossReason(StrEnum):
     """Why a token that the engine scheduled has no score. One for each on the wire."""
@@ -24,6 +27,8 @@ class LossReason(StrEnum):
     NOT_RECEIVED = "not_received"
     LAYOUT_UNREADABLE = "layout_unreadable"
     NOT_FINITE = "not_finite"
+    MISATTRIBUTED = "misattributed"
+    CANARY_FAILED = "canary_failed"
 
 
 class Verdict(StrEnum):
@@ -78,7 +83,8 @@ class StepBatch:
             columns.
 
         squared_norms: Per hook point, float32 of shape (n_rows,); `NOT_WRITTEN`
-            where the tap did not write.
+            where the tap did not write, `MISATTRIBUTED` where rows and requests do
+            not belong together.
 
         request_ids: In row order, each once.
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from monitor.records import NOT_WRITTEN, LossReason, StepBatch
+from monitor.records import MISATTRIBUTED, NOT_WRITTEN, LossReason, StepBatch
 from probes.bank import ProjectionBank
 from probes.evidence import Evidence, Scorer
 
@@ -18,9 +18,15 @@ FATE_REASONS: dict[int, LossReason] = {
     3: LossReason.NOT_FINITE,
     4: LossReason.NO_BANK,
     5: LossReason.REFUSED,
+    6: LossReason.MISATTRIBUTED,
 }
 """Row fates that are losses. A loss reason that a row itself can have, once."""
+MISATTRIBUTED_FATE = 6
 _NOTHING = Evidence(np.empty((0, 0), dtype=np.float32), {})
+_MARKS = (
+    (NOT_WRITTEN, LossReason.TAP_SILENT),
+    (MISATTRIBUTED, LossReason.MISATTRIBUTED),
+)
 _FATES = {reason: fate for fate, reason in FATE_REASONS.items()}
 
 
@@ -75,9 +81,8 @@ def score_rows(batch: StepBatch, bank: ProjectionBank, scorer: Scorer) -> Scored
         nothing = np.empty(0, dtype=np.int64)
         return ScoredRows(fates=fates, rows=nothing, evidence=_NOTHING)
     for norms in batch.squared_norms.values():
-        fates[(fates == SCORED) & (norms == NOT_WRITTEN)] = _FATES[
-            LossReason.TAP_SILENT
-        ]
+        for mark, why in _MARKS:
+            fates[(fates == SCORED) & (norms == mark)] = _FATES[why]
     # Arithmetic on rows that will be thrown out may overflow; it is checked below.
     with np.errstate(all="ignore"):
         evidence = _evidence(batch, bank, scorer, fates)

@@ -28,6 +28,8 @@ REASON_TO_PROTO: dict[LossReason, pb.LossReason] = {
     LossReason.NOT_RECEIVED: pb.LOSS_REASON_NOT_RECEIVED,
     LossReason.LAYOUT_UNREADABLE: pb.LOSS_REASON_LAYOUT_UNREADABLE,
     LossReason.NOT_FINITE: pb.LOSS_REASON_NOT_FINITE,
+    LossReason.MISATTRIBUTED: pb.LOSS_REASON_MISATTRIBUTED,
+    LossReason.CANARY_FAILED: pb.LOSS_REASON_CANARY_FAILED,
 }
 """Every loss reason and its number on the wire."""
 

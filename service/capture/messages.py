@@ -6,6 +6,7 @@ from numpy.typing import NDArray
 
 from service.capture.outbox import Loss
 from service.capture.step import Step
+from service.capture.tap import MISATTRIBUTED
 from service.rpc.innerwatch.v1 import innerwatch_pb2 as pb
 
 
@@ -25,6 +26,8 @@ def fill_batch(message: pb.StepBatch, step: Step, hook_points: tuple[str, ...]) 
     if step.values is None or step.squared_norms is None or step.token_ids is None:
         return
     assert step.rows is not None
+    token_ids = _array(step.token_ids)
+    values, norms = _array(step.values), _array(step.squared_norms)
     slots = None if step.slots is None else _array(step.slots)
     row = 0
     for (request_id, first, n), facts in zip(step.spans(), step.facts, strict=True):
@@ -39,18 +42,24 @@ def fill_batch(message: pb.StepBatch, step: Step, hook_points: tuple[str, ...]) 
         )
         if slots is not None and not facts.is_shared:
             slots[row : row + n] = -1
+        prompt = facts.prompt[first : first + n]
+        # The row's token and its activation lie at one index: where the token is not
+        # the one that the request has there, neither is the activation.
+        if len(prompt) and not np.array_equal(
+            token_ids[row : row + len(prompt)], prompt
+        ):
+            norms[:, row : row + n] = MISATTRIBUTED
         row += n
         cached = facts.cached
         # Of a request that was cut, only with the part that comes right behind it.
         if slots is not None and cached is not None and cached.n_tokens == first:
-            token_ids, held = cached.arrays()
-            request.cached.token_ids = token_ids.tobytes()
+            before, held = cached.arrays()
+            request.cached.token_ids = before.tobytes()
             request.cached.slots = held.tobytes()
-    message.token_ids = _array(step.token_ids).tobytes()
+    message.token_ids = token_ids.tobytes()
     if slots is not None:
         message.slots = slots.tobytes()
     message.weights_generation = step.weights_generation
-    values, norms = _array(step.values), _array(step.squared_norms)
     for site, hook_point in enumerate(hook_points):
         message.hook_points.add(
             hook_point=hook_point,

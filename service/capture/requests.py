@@ -49,6 +49,8 @@ class RequestFacts:
         is_shared: False if its tokens do not say what it is made of (images,
             embeddings): nobody else can be known to have the same.
 
+        prompt: Its token ids; empty where rows can not be held against them.
+
         stop_token_ids: Tokens that end it.
 
         max_tokens: Most tokens of the answer.
@@ -60,6 +62,7 @@ class RequestFacts:
     n_prompt_tokens: int = 0
     adapter: str = ""
     is_shared: bool = True
+    prompt: Sequence[int] = ()
     stop_token_ids: frozenset[int] = frozenset()
     max_tokens: int = 1 << 62
     cached: Cached | None = None
@@ -157,6 +160,7 @@ def _facts_of(new: Any) -> RequestFacts:
         n_prompt_tokens=new.prompt_len,
         adapter=adapter.lora_name if adapter is not None else "",
         is_shared=is_text,
+        prompt=(new.prompt_token_ids or ()) if is_text else (),
         stop_token_ids=frozenset(stops if eos is None else [*stops, eos]),
         max_tokens=1 << 62 if limit is None else limit,
     )

@@ -7,7 +7,6 @@ import torch
 
 from service.capture.requests import RequestFacts
 from service.capture.rows import Rows
-from service.capture.tap import NOT_WRITTEN
 
 
 def overhead(n_requests: int) -> int:
@@ -57,9 +56,13 @@ class Step:
 
     @property
     def is_written(self) -> bool:
-        """Whether the taps wrote every row; only once *copied* is complete."""
+        """
+        Whether the taps wrote every row, and of its request; once *copied* is complete.
+
+        To be asked after the step was made a message, which finds out the second.
+        """
         norms = self.squared_norms
-        return norms is None or not bool((norms == NOT_WRITTEN).any())
+        return norms is None or not bool((norms < 0).any())
 
     def in_parts(self, max_rows: int) -> Iterator["Step"]:
         """

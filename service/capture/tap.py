@@ -15,6 +15,9 @@ import torch
 NOT_WRITTEN = -1.0
 """Squared norm of a row that no tap wrote: no real one is negative."""
 
+MISATTRIBUTED = -2.0
+"""Squared norm of a row whose token is not the one that its request has there."""
+
 # The library object owns the operators: they live as long as it does.
 _library = torch.library.Library("innerwatch", "DEF")
 

@@ -11,7 +11,6 @@ Ends with status 1 if a position is lost, missing, too many, of another token, o
 """
 
 import argparse
-import json
 import sys
 import tempfile
 from collections import Counter
@@ -21,7 +20,7 @@ from pathlib import Path
 from probes.bank import ProjectionBank
 from service.wire import bank_to_proto
 from tests.e2e.covering import NGRAM, cover, make_probes, make_shared_requests
-from tests.e2e.engines import ORGANISM, run_engine
+from tests.e2e.engines import run_engine
 
 
 def main() -> int:
@@ -50,8 +49,7 @@ def main() -> int:
 
 def run_once(args: argparse.Namespace, seed: int) -> dict[str, float]:
     """Run one engine on the requests of *seed* and return its counts."""
-    d_model = json.loads((ORGANISM / "config.json").read_text())["hidden_size"]
-    probes = make_probes(d_model)
+    probes = make_probes()
     with tempfile.TemporaryDirectory(prefix="innerwatch-") as folder:
         run = run_engine(
             Path(folder) / "run",

@@ -1,5 +1,6 @@
 """Whether every position of a run was judged, and by the right numbers."""
 
+import json
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,9 +24,10 @@ _ALWAYS = -1e30
 """A threshold that every request is above: the record of a flag holds its scores."""
 
 
-def make_probes(d_model: int) -> list[LinearProbe]:
-    """Return random probes that flag everything, *N_PROBES* at each hook point."""
+def make_probes() -> list[LinearProbe]:
+    """Return random probes of the organism, *N_PROBES* at each hook point."""
     rng = np.random.default_rng(0)
+    d_model = json.loads((ORGANISM / "config.json").read_text())["hidden_size"]
     return [
         LinearProbe(
             name=f"probe-{site}-{i}",
@@ -82,48 +84,75 @@ class Coverage:
     worst: float
 
 
-def cover(run: EngineRun, probes: list[LinearProbe]) -> Coverage:
-    """Let a monitor watch what *run* sent, and hold it against Hugging Face's model."""
-    watch = Monitor(
+def watching(probes: list[LinearProbe]) -> Monitor:
+    """Return a monitor of *probes*, which flag everything."""
+    return Monitor(
         ProjectionBank.compile(probes),
         probes,
         fixed_thresholds({probe.name: _ALWAYS for probe in probes}),
         max_shadow_bytes=64 << 20,
         shadow_seed=1,
     )
+
+
+def watch_all(watch: Monitor, run: EngineRun) -> dict[str, RequestSummary]:
+    """Let *watch* see what *run* sent; return its summaries by the answers' names."""
     summaries: dict[str, RequestSummary] = {}
     for batch in run.batches:
         watch.observe(batch)
         for _, summary in watch.end(batch.engine, batch.finished):
             summaries[summary.request_id.rsplit("-", 1)[0]] = summary
     assert watch.totals.tokens.is_balanced
+    return summaries
+
+
+def worst_scores(
+    run: EngineRun, found: dict[str, RequestSummary], probes: list[LinearProbe]
+) -> dict[str, float]:
+    """
+    Return, by answer, how far its scores are from those of Hugging Face's model.
+
+    Relative to the answer's largest score; of tokens that have any.
+    """
+    sequences = {name: run.sequence(name) for name in found}
+    expected = _scores(sequences, probes)
+    worst = dict.fromkeys(found, 0.0)
+    for name, summary in found.items():
+        for probe in probes:
+            own, scores = expected[name][probe.name], summary.scores.get(probe.name)
+            if scores is not None and len(scores):
+                n = min(len(own), len(scores))
+                difference = np.nanmax(np.abs(scores[:n] - own[:n]), initial=0.0)
+                relative = float(difference / np.abs(own).max())
+                worst[name] = max(worst[name], relative)
+    return worst
+
+
+def cover(run: EngineRun, probes: list[LinearProbe]) -> Coverage:
+    """Let a monitor watch what *run* sent, and hold it against Hugging Face's model."""
+    summaries = watch_all(watching(probes), run)
     names = [name for name in run.tokens if not run.is_aborted(name)]
     sequences = {name: run.sequence(name) for name in names}
-    expected = _scores(sequences, probes)
-    found = [summaries[name] for name in names]
-    n_seen = [s.n_tokens_scored + s.n_tokens_shadowed for s in found]
-    n_positions = [len(sequences[name]) for name in names]
-    n_wrong, worst = 0, 0.0
-    for name, summary in zip(names, found, strict=True):
+    found = {name: summaries[name] for name in names}
+    n_more = {
+        name: s.n_tokens_scored + s.n_tokens_shadowed - len(sequences[name])
+        for name, s in found.items()
+    }
+    n_wrong = 0
+    for name, summary in found.items():
         n = min(len(sequences[name]), len(summary.token_ids))
         wrong = summary.token_ids[:n] != np.array(sequences[name][:n])
         n_wrong += int(wrong.sum())
-        for probe in probes:
-            own = expected[name][probe.name]
-            difference = np.abs(summary.scores[probe.name][:n] - own[:n])
-            worst = max(worst, float(difference.max() / np.abs(own).max()))
-    short = [max(0, n - s) for n, s in zip(n_positions, n_seen, strict=True)]
-    beyond = [max(0, s - n) for n, s in zip(n_positions, n_seen, strict=True)]
     return Coverage(
         n_requests=len(names),
-        n_positions=sum(n_positions),
-        n_scored=sum(s.n_tokens_scored for s in found),
-        n_shadowed=sum(s.n_tokens_shadowed for s in found),
-        n_lost=sum(sum(s.n_tokens_lost.values()) for s in found),
-        n_missing=sum(short),
-        n_beyond=sum(beyond),
+        n_positions=sum(len(sequences[name]) for name in names),
+        n_scored=sum(s.n_tokens_scored for s in found.values()),
+        n_shadowed=sum(s.n_tokens_shadowed for s in found.values()),
+        n_lost=sum(sum(s.n_tokens_lost.values()) for s in found.values()),
+        n_missing=sum(max(0, -n) for n in n_more.values()),
+        n_beyond=sum(max(0, n) for n in n_more.values()),
         n_wrong_token=n_wrong,
-        worst=worst,
+        worst=max(worst_scores(run, found, probes).values()),
     )
 
 

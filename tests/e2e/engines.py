@@ -176,7 +176,7 @@ def run_engine(
     environment = {
         **os.environ,
         "VLLM_CPU_KVCACHE_SPACE": "1",
-        "PYTHONPATH": str(HERE),
+        "PYTHONPATH": f"{HERE}{os.pathsep}{ROOT}",
     }
     if cache_root is not None:
         environment["VLLM_CACHE_ROOT"] = str(cache_root)

@@ -1,6 +1,5 @@
 """Whatever vLLM does with a request, every position is judged, by the right numbers."""
 
-import json
 from pathlib import Path
 
 import pytest
@@ -8,7 +7,7 @@ import pytest
 from probes.bank import ProjectionBank
 from service.wire import bank_to_proto
 from tests.e2e.covering import NGRAM, cover, make_probes, make_shared_requests
-from tests.e2e.engines import ORGANISM, run_engine
+from tests.e2e.engines import run_engine
 
 pytestmark = pytest.mark.vllm
 
@@ -22,9 +21,7 @@ def test_every_position_is_judged_once(
     blocks, and drafts that are rejected: nothing is lost, nothing is too much, and
     every score is that of a reference without any of it.
     """
-    probes = make_probes(
-        json.loads((ORGANISM / "config.json").read_text())["hidden_size"]
-    )
+    probes = make_probes()
 
     run = run_engine(
         tmp_path,

@@ -5,7 +5,17 @@ from pathlib import Path
 
 import pytest
 
+from monitor.records import LossReason, Verdict
+from probes.bank import ProjectionBank
 from service.rpc.innerwatch.v1 import innerwatch_pb2 as pb
+from service.wire import bank_to_proto
+from tests.e2e.covering import (
+    make_probes,
+    make_shared_requests,
+    watch_all,
+    watching,
+    worst_scores,
+)
 from tests.e2e.engines import HOOK_POINTS, run_engine
 from tests.e2e.rows import rows_at
 from tests.e2e.test_rows import compare_run
@@ -35,6 +45,32 @@ def test_preempted_requests_are_told_and_their_rows_stay_right(tmp_path: Path) -
     assert found.n_repeated > 0
     assert (0, 0) == (found.n_missing, found.n_wrong_token)
     assert found.worst < 1e-4
+
+
+def test_rows_of_the_wrong_request_are_noticed(tmp_path: Path) -> None:
+    """
+    Rows told in the scheduler's order, as other projects did: no request whose rows
+    were another's is called scanned, and the reason is named.
+    """
+    probes = make_probes()
+    run = run_engine(
+        tmp_path,
+        mode="pushdown",
+        enforce_eager=True,
+        n_requests=0,
+        requests=make_shared_requests(24, 4, seed=3),
+        bank=bank_to_proto(ProjectionBank.compile(probes)),
+        worker_cls="confused_worker.ConfusedWorker",
+    )
+
+    watch = watching(probes)
+    summaries = watch_all(watch, run)
+
+    assert watch.totals.tokens.n_lost[LossReason.MISATTRIBUTED] > 0
+    worst = worst_scores(run, summaries, probes)
+    scanned = {n for n, s in summaries.items() if s.verdict is Verdict.SCANNED}
+    assert max(worst.values()) > 0.01
+    assert all(worst[name] < 1e-4 for name in scanned)
 
 
 def test_rows_of_an_unreadable_layout_are_lost_by_name(tmp_path: Path) -> None:

@@ -25,6 +25,8 @@ class LossReason(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     LOSS_REASON_NOT_RECEIVED: _ClassVar[LossReason]
     LOSS_REASON_LAYOUT_UNREADABLE: _ClassVar[LossReason]
     LOSS_REASON_NOT_FINITE: _ClassVar[LossReason]
+    LOSS_REASON_MISATTRIBUTED: _ClassVar[LossReason]
+    LOSS_REASON_CANARY_FAILED: _ClassVar[LossReason]
 CAPTURE_MODE_UNSPECIFIED: CaptureMode
 CAPTURE_MODE_PUSHDOWN: CaptureMode
 CAPTURE_MODE_ACTIVATIONS: CaptureMode
@@ -38,6 +40,8 @@ LOSS_REASON_REFUSED: LossReason
 LOSS_REASON_NOT_RECEIVED: LossReason
 LOSS_REASON_LAYOUT_UNREADABLE: LossReason
 LOSS_REASON_NOT_FINITE: LossReason
+LOSS_REASON_MISATTRIBUTED: LossReason
+LOSS_REASON_CANARY_FAILED: LossReason
 
 class ModelIdentity(_message.Message):
     __slots__ = ("model", "config_sha256", "weights_sha256", "tokenizer_sha256", "d_model", "n_layers", "dtype")
