@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -107,15 +108,18 @@ def watch_all(watch: Monitor, run: EngineRun) -> dict[str, RequestSummary]:
 
 
 def worst_scores(
-    run: EngineRun, found: dict[str, RequestSummary], probes: list[LinearProbe]
+    run: EngineRun,
+    found: dict[str, RequestSummary],
+    probes: list[LinearProbe],
+    model: Path = ORGANISM,
 ) -> dict[str, float]:
     """
-    Return, by answer, how far its scores are from those of Hugging Face's model.
+    Return, by answer, how far its scores are from those of Hugging Face's *model*.
 
     Relative to the answer's largest score; of tokens that have any.
     """
     sequences = {name: run.sequence(name) for name in found}
-    expected = _scores(sequences, probes)
+    expected = _scores(sequences, probes, model)
     worst = dict.fromkeys(found, 0.0)
     for name, summary in found.items():
         for probe in probes:
@@ -157,12 +161,12 @@ def cover(run: EngineRun, probes: list[LinearProbe]) -> Coverage:
 
 
 def _scores(
-    sequences: dict[str, list[int]], probes: list[LinearProbe]
+    sequences: dict[str, list[int]], probes: list[LinearProbe], model: Path
 ) -> dict[str, dict[str, NDArray[np.float32]]]:
     scores: dict[str, dict[str, NDArray[np.float32]]] = {n: {} for n in sequences}
     for hook_point in HOOK_POINTS:
         layer = int(hook_point.split(".")[1])
-        reference = reference_activations(ORGANISM, sequences, layer)
+        reference = reference_activations(model, sequences, layer)
         for probe in probes:
             if probe.hook_point == hook_point:
                 for name, activations in reference.items():

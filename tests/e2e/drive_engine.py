@@ -4,8 +4,9 @@ usage: python drive_engine.py PLAN.json RESULT.json
 
 The plan holds the engine's arguments and the requests, each with its prompt token ids,
 how many tokens to generate, and, if it is to be aborted, after how many steps; `n`
-answers if it wants several. The result holds the token ids that each request, or each
-of its answers, ``0_NAME``, ``1_NAME`` ..., had when it ended.
+answers if it wants several; `has_adapter` if it is for the plan's LoRA adapter. The
+result holds the token ids that each request, or each of its answers, ``0_NAME``,
+``1_NAME`` ..., had when it ended.
 """
 
 import json
@@ -24,6 +25,11 @@ def main(plan_path: str, result_path: str) -> None:
     engine = LLMEngine.from_engine_args(EngineArgs(**plan["engine"]))
     if plan.get("settle_seconds"):
         time.sleep(plan["settle_seconds"])
+    adapter = None
+    if plan.get("adapter"):
+        from vllm.lora.request import LoRARequest
+
+        adapter = LoRARequest("adapter", 1, plan["adapter"])
     tokens: dict[str, list[int]] = {}
     to_abort: dict[str, int] = {}
     names: dict[str, str] = {}
@@ -39,6 +45,7 @@ def main(plan_path: str, result_path: str) -> None:
                 stop_token_ids=request.get("stop_token_ids"),
                 ignore_eos=True,
             ),
+            lora_request=adapter if request.get("has_adapter") else None,
         )
         tokens |= {key: [] for key in answers_of(request)}
         if request.get("abort_at_step") is not None:

@@ -124,6 +124,7 @@ def run_engine(
     cache_root: Path | None = None,
     requests: list[dict[str, Any]] | None = None,
     bank: pb.Bank | None = None,
+    adapter: Path | None = None,
     **engine_arguments: Any,
 ) -> EngineRun:
     """
@@ -171,6 +172,7 @@ def run_engine(
         "requests": requests,
         "settle_seconds": 2 if is_tapped else 0,
         "force_compile": is_forced_compile,
+        "adapter": str(adapter) if adapter else None,
     }
     (folder / "plan.json").write_text(json.dumps(plan))
     environment = {
