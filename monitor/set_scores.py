@@ -36,6 +36,10 @@ class ShadowTally:
     n_flagged_live: int = 0
     n_abstentions: int = 0
 
+    def copy(self) -> "ShadowTally":
+        """Return one that does not change."""
+        return replace(self, n_flags=dict(self.n_flags))
+
 
 @dataclass(slots=True, kw_only=True)
 class WatchedSet:
@@ -51,7 +55,7 @@ class WatchedSet:
 
         tally: Of the time when it was the shadow.
 
-        shadow: What it said of the token in each KV slot.
+        score_shadow: What it said of the token in each KV slot.
     """
 
     digest: str
@@ -59,7 +63,7 @@ class WatchedSet:
     bank: ProjectionBank
     watch: Watch
     tally: ShadowTally
-    shadow: ScoreShadow
+    score_shadow: ScoreShadow
     n_requests: int = 0
 
     @property

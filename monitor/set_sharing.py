@@ -101,7 +101,7 @@ class SetSharing:
         each: dict[tuple[int, bool], Shadowed] = {}
         # Stored first: vLLM shares a block in the very step that fills it.
         for number, one in scored.each.items():
-            shadow = self._sets.shadow_of(number)
+            shadow = self._sets.score_shadow_of(number)
             self._sharing.store(shadow, batch, traced, one, request_of_row)
             is_own = scored.owners == number
             wanted = {False: is_own}

@@ -9,7 +9,7 @@
 # it would have said is in its tally.
 """The detector sets that score live requests: one for each, and one beside it."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import replace
 from itertools import count
 
@@ -104,7 +104,7 @@ class WatchedSets:
             bank=bank,
             watch=watch,
             tally=ShadowTally(dict.fromkeys(names, 0)),
-            shadow=ScoreShadow(self._max_shadow_bytes),
+            score_shadow=ScoreShadow(self._max_shadow_bytes),
         )
 
     def knows(self, digest: str) -> bool:
@@ -120,22 +120,24 @@ class WatchedSets:
         """
         return self._sets[self._number(digest)]
 
-    def shadow_of(self, number: int) -> ScoreShadow:
+    def score_shadow_of(self, number: int) -> ScoreShadow:
         """What a set said of the token in each KV slot."""
-        return self._sets[number].shadow
+        return self._sets[number].score_shadow
 
     @property
     def now(self) -> WatchedSet:
         """The live set."""
         return self._sets[self.live]
 
-    def drop(self, digest: str) -> None:
-        """Forget a set that is neither live nor the shadow and has no request."""
-        number = self._number(digest)
-        assert number not in (self.live, self.shadow, self.coming)
-        assert not self._sets[number].n_requests
-        del self._sets[number]
-        self._was_live = [n for n in self._was_live if n != number]
+    def keep(self, digests: Container[str]) -> None:
+        """Forget every set but *digests* that does nothing and has no request."""
+        busy = (self.live, self.shadow, self.coming)
+        self._sets = {
+            number: one
+            for number, one in self._sets.items()
+            if one.digest in digests or one.n_requests or number in busy
+        }
+        self._was_live = [n for n in self._was_live if n in self._sets]
 
     def go_live(self, digest: str) -> None:
         """Let the requests that begin from here on be this set's."""
@@ -305,7 +307,7 @@ class WatchedSets:
     def forget_engine(self, engine: str) -> None:
         """Drop what is kept of the KV slots of an engine that is gone."""
         for one in self._sets.values():
-            one.shadow.forget(engine)
+            one.score_shadow.forget(engine)
 
     def end(
         self, key: Key, live: LiveRequest, verdict: Verdict

@@ -18,7 +18,7 @@
 # still coming withdraws it.
 #
 # Because the two sets' columns are in one bank for a while, they have to fit into
-# k_max together. Equal columns of two sets are counted twice: an upper bound.
+# k_max together. Sets whose banks are equal, as after a recalibration, share them.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -53,11 +53,14 @@ class DetectorSet:
 
         digest: SHA-256 of the bundle, hex.
 
+        bank_digest: Of its columns; sets of one bank digest share them.
+
         n_columns: By hook point, the columns it asks for.
     """
 
     name: str
     digest: str
+    bank_digest: str
     n_columns: Mapping[str, int]
 
 
@@ -137,8 +140,8 @@ class DetectorSets:
         for known in self.sets.values():
             if known.name == new.name or known.digest == new.digest:
                 raise SwapError(
-                    f"{new.name}: already loaded as {known.name} "
-                    f"(digest {known.digest[:12]})"
+                    f"{new.name} (digest {new.digest[:12]}): already loaded as "
+                    f"{known.name} (digest {known.digest[:12]})"
                 )
         if len(self.sets) >= MAX_SETS:
             raise SwapError(f"{new.name}: {MAX_SETS} sets are loaded: unload one")
@@ -174,6 +177,10 @@ class DetectorSets:
         if self.coming and self.coming == self.shadow:
             raise SwapError(f"{name}: the shadow {self.coming} is being promoted")
         return replace(self, shadow=name)._checked(taps)
+
+    def without_shadow(self) -> "DetectorSets":
+        """End the shadow, which is only loaded then."""
+        return replace(self, shadow="")
 
     def promote(self, name: str, taps: Sequence[Taps]) -> "DetectorSets":
         """
@@ -238,6 +245,7 @@ class DetectorSets:
 def check_fits(sets: Sequence[DetectorSet], taps: Sequence[Taps]) -> None:
     """Raise `SwapError` unless each of *taps* has the columns for all of *sets*."""
     names = " + ".join(s.name for s in sets)
+    distinct = {s.bank_digest: s for s in sets}.values()
     for tap in taps:
         for hook_point in sorted({h for s in sets for h in s.n_columns}):
             if hook_point not in tap.hook_points:
@@ -245,7 +253,7 @@ def check_fits(sets: Sequence[DetectorSet], taps: Sequence[Taps]) -> None:
                     f"{names}: reads {hook_point}, engine {tap.engine} taps "
                     f"{sorted(tap.hook_points)}"
                 )
-            n_columns = sum(s.n_columns.get(hook_point, 0) for s in sets)
+            n_columns = sum(s.n_columns.get(hook_point, 0) for s in distinct)
             if n_columns > tap.k_max:
                 raise SwapError(
                     f"{names}: {hook_point}: expected at most {tap.k_max} columns "

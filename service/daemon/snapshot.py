@@ -7,6 +7,7 @@ import numpy as np
 
 from monitor.core import Monitor
 from service.daemon.state import State
+from service.daemon.swaps import SwapView
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,9 +26,12 @@ class Snapshot:
     n_abstentions: Mapping[str, int]
     n_discoveries: int
     drift_log10_capital: Mapping[str, float]
+    swaps: SwapView
 
 
-def snapshot_of(monitor: Monitor, state: State, last_batch_at: float) -> Snapshot:
+def snapshot_of(
+    monitor: Monitor, state: State, last_batch_at: float, swaps: SwapView
+) -> Snapshot:
     """Copy what *monitor* counts; *last_batch_at* is seconds since the epoch."""
     totals = monitor.totals
     names = monitor.sets.now.names
@@ -46,4 +50,5 @@ def snapshot_of(monitor: Monitor, state: State, last_batch_at: float) -> Snapsho
         drift_log10_capital=dict(
             zip(names, np.log10(monitor.drift).tolist(), strict=True)
         ),
+        swaps=swaps,
     )

@@ -199,11 +199,20 @@ class RunningDaemon:
         return text
 
     def metric(self, sample: str) -> float:
-        """Return the value of one sample, e.g. ``innerwatch_flags_total{...}``."""
-        for line in self.get().splitlines():
-            if line.startswith(sample + " "):
-                return float(line.rsplit(" ", 1)[1])
-        raise KeyError(sample)
+        """
+        Return the sum over the samples with these labels, as Prometheus has it, e.g.
+        of ``innerwatch_flags_total{detector="max"}`` over all bundles.
+        """
+        name, *labels = sample.rstrip("}").replace("{", ",").split(",")
+        found = [
+            float(line.rsplit(" ", 1)[1])
+            for line in self.get().splitlines()
+            if line.startswith((name + " ", name + "{"))
+            and all(label in line for label in labels)
+        ]
+        if not found:
+            raise KeyError(sample)
+        return sum(found)
 
     def state(self) -> str:
         """Return the daemon's state in one word."""
