@@ -99,8 +99,6 @@ class Daemon:
         directory = self.config.audit_path
         is_new = not (directory / FILE_NAME).exists()
         self.restored = restore(directory, self.configured, is_new=is_new)
-        for problem in self.restored.problems:
-            log.warning("detector sets of before: %s", problem)
 
     def open_audit(self) -> None:
         os.umask(0o077)  # The record and the socket are their owner's.
@@ -160,6 +158,8 @@ class Daemon:
 
     def begin_record(self) -> None:
         # Not before every port is ours: a start that failed was no start.
+        for problem in self.restored.problems:
+            log.warning("detector sets of before: %s", problem)
         gap = self.store.begin(time.time(), self.restored.problems)
         if gap is not None:
             self.metrics.count_gap(gap.reason)

@@ -69,7 +69,7 @@ class CaptureRPC(rpc.CaptureServicer):
         is_pushdown = request.mode == pb.CAPTURE_MODE_PUSHDOWN
         return pb.HelloResponse(
             bank=offer.message if is_pushdown else None,
-            bundle_digest=offer.sets[0].digest,
+            bundle_digest=self._swaps.live.digest,
         )
 
     def Stream(  # noqa: N802 - gRPC's name

@@ -160,7 +160,6 @@ class Ingest:
         if is_tick:
             self._ticked_at = now
             self._recent.sample(now, self._monitor.totals.tokens)
-            self._metrics.set_sets(self.snapshot.swaps)
             self._metrics.set_drift(self._swaps.live, self._monitor.drift)
             self._publish()
         return not any(isinstance(item, Stop) for item in items)
@@ -214,6 +213,7 @@ class Ingest:
         for flag in drain.entries.flags:
             log.info("flag: %s on request %s", flag.detector, flag.request_id)
         self.snapshot = self._snapshot()
+        self._metrics.set_sets(self.snapshot.swaps)
         for answers, answer in drain.answers:
             answers.put(answer)
         for reply, said in drain.replies:

@@ -61,7 +61,7 @@ class Offer:
     What an engine that says Hello is checked against, and told to compute.
 
     Attributes:
-        sets: Whose columns are computed, the live one first.
+        sets: Whose columns are computed, the live one among them.
 
         bank: Theirs together.
 

@@ -98,6 +98,7 @@ class Metrics:
         self._last_batch = gauge("last_batch_timestamp_seconds", "Last batch scored.")
         self._state = gauge("state", "1 for the state the daemon is in.", ("state",))
         self._raised: dict[tuple[str, ...], int] = {}
+        self._drifting = ""
         _init(self._lost, reasons)
         _init(self._gaps, reasons)
         _init(self._requests, verdicts)
@@ -135,7 +136,9 @@ class Metrics:
 
     def set_drift(self, live: LoadedSet, capital: NDArray[np.float64]) -> None:
         """Show the capital of each detector's drift test, in the live set's order."""
-        self._drift.clear()
+        if self._drifting != live.digest:
+            self._drift.clear()
+            self._drifting = live.digest
         names = [detector.name for detector in live.bundle.detectors]
         for name, value in zip(names, capital.tolist(), strict=True):
             self._drift.labels(name, label_of(live.digest)).set(log10(value))

@@ -86,7 +86,7 @@ def read_sets(directory: Path) -> SavedSets | None:
     try:
         with path.open("rb") as file:
             text = file.read(_MAX_BYTES)
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return None
     except OSError as error:
         raise SavedSetsError(f"{path}: {error.strerror}") from error

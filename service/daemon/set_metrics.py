@@ -43,6 +43,7 @@ class SetMetrics:
             "requests_flagged_live", "Those that the live set flagged."
         )
         self._abstentions = counter("requests_abstained", "Those it has no answer for.")
+        self._shown: set[tuple[str, str, str]] = set()
         self._raised: dict[tuple[int, tuple[str, ...]], int] = {}
 
     def set_detectors(self, live: LoadedSet, loaded: Iterable[LoadedSet]) -> None:
@@ -67,9 +68,13 @@ class SetMetrics:
 
     def set_view(self, view: SwapView) -> None:
         """Show what each set does, and raise the counters of those that were shadow."""
-        self._states.clear()
+        states = {(one.name, one.digest, one.state.value) for one in view.sets}
+        for gone in self._shown - states:
+            self._states.remove(*gone)
+        for new in states - self._shown:
+            self._states.labels(*new).set(1)
+        self._shown = states
         for one in view.sets:
-            self._states.labels(one.name, one.digest, one.state.value).set(1)
             tally = one.tally
             if tally is None:
                 continue

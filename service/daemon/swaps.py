@@ -288,10 +288,11 @@ class Swaps:
             raise SwapError(str(error)) from error
 
     def _order(self, offer: Offer) -> None:
-        """Tell every engine to compute what *offer* holds."""
-        self.offer = offer
+        """Tell every engine to compute what *offer* holds, unless it does already."""
+        before, self.offer = self.offer, offer
         self._remember_offer()
-        self._streams.send(offer.order)
+        if offer.bank.digest != before.bank.digest:
+            self._streams.send(offer.order)
 
     def _remember_offer(self) -> None:
         bank = tuple(one.digest for one in self.offer.sets)

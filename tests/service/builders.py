@@ -31,7 +31,7 @@ from tests.service.messages import batch_to_proto, identity_to_proto
 ROOT = Path(__file__).parents[2]
 _PATIENCE_SECONDS = 30.0
 
-Message = pb.StepBatch | pb.Gap | pb.Heartbeat | pb.Goodbye
+Message = pb.StepBatch | pb.Gap | pb.Heartbeat | pb.Goodbye | pb.BankRefusal
 
 
 def identity(**changes: str | int) -> ModelIdentity:
@@ -266,6 +266,8 @@ class Client:
             request.gap.CopyFrom(batch)
         elif isinstance(batch, pb.Heartbeat):
             request.heartbeat.CopyFrom(batch)
+        elif isinstance(batch, pb.BankRefusal):
+            request.bank_refusal.CopyFrom(batch)
         else:
             request.goodbye.CopyFrom(batch)
         self._requests.put(request)
