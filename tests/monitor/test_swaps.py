@@ -36,11 +36,15 @@ PAIRS = [("a",), ("b",), ("c",), ("a", "b"), ("b", "a"), ("b", "c"), ("c", "a", 
 UNIONS = {names: BankUnion.compile({n: BANKS[n] for n in names}) for names in PAIRS}
 
 
-def monitor_of(first: str) -> Monitor:
+def monitor_of(first: str, *, max_shadow_bytes: int = 0) -> Monitor:
     """A monitor with the set *first* live, which knows every bank of `UNIONS`."""
     names = [probe.name for probe in SETS[first]]
     made = Monitor(
-        BANKS[first], SETS[first], calibration(names=names), bundle_digest=first
+        BANKS[first],
+        SETS[first],
+        calibration(names=names),
+        max_shadow_bytes=max_shadow_bytes,
+        bundle_digest=first,
     )
     made.sets.set_layouts({u.digest: u.layout for u in UNIONS.values()})
     return made
