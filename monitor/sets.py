@@ -64,6 +64,7 @@ class WatchedSets:
         self._discovery_rate = discovery_rate
         self._sets: dict[int, WatchedSet] = {}
         self._was_live: list[int] = []
+        self._tallies: dict[str, ShadowTally] = {}
         self._layouts: dict[str, UnionLayout] = {}
         self._numbers = count()
 
@@ -97,13 +98,14 @@ class WatchedSets:
             discovery_rate=self._discovery_rate,
         )
         names = tuple(detector.name for detector in detectors)
+        no_flags = dict.fromkeys(names, 0)
         # A number is used once: a set that comes back knows nothing of before.
         self._sets[next(self._numbers)] = WatchedSet(
             digest=digest,
             names=names,
             bank=bank,
             watch=watch,
-            tally=ShadowTally(dict.fromkeys(names, 0)),
+            tally=self._tallies.setdefault(digest, ShadowTally(no_flags)),
             score_shadow=ScoreShadow(self._max_shadow_bytes),
         )
 
@@ -119,6 +121,10 @@ class WatchedSets:
             KeyError: It was not added.
         """
         return self._sets[self._number(digest)]
+
+    def tally_of(self, digest: str) -> ShadowTally | None:
+        """What the set of a bundle said as shadow, ever; None if it never scored."""
+        return self._tallies.get(digest)
 
     def score_shadow_of(self, number: int) -> ScoreShadow:
         """What a set said of the token in each KV slot."""

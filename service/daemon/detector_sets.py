@@ -157,6 +157,8 @@ class DetectorSets:
                 rollback goes back to.
         """
         state = self.state_of(name)
+        if name == self.previous:  # It may be the shadow too.
+            state = SetState.PREVIOUS
         if state not in (SetState.LOADED, SetState.SHADOW):
             raise SwapError(f"{name}: expected a loaded set or the shadow, is {state}")
         rest = {n: s for n, s in self.sets.items() if n != name}

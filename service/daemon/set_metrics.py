@@ -87,10 +87,8 @@ class SetMetrics:
                 self._raise(self._flags, n, detector, bundle)
 
     def _raise(self, counter: Counter, value: int, *labels: str) -> None:
-        # A set that was forgotten and comes back counts from 0: the metric goes on.
         key = (id(counter), labels)
-        before = self._raised.get(key, 0)
-        counter.labels(*labels).inc(value - before if value >= before else value)
+        counter.labels(*labels).inc(value - self._raised.get(key, 0))
         self._raised[key] = value
 
 

@@ -262,12 +262,22 @@ class Swaps:
         computed = {self._loaded[name].digest for name in state.computed}
         is_new = not computed <= self.offer.bank.layout.places.keys()
         if is_new:
+            self._check_caught_up()
             for name in self._loaded:
                 if name not in state.computed:
                     self._check_idle(name)
             self._order(self._make_offer(state))
         self._state = state
         self._compute()
+
+    def _check_caught_up(self) -> None:
+        """What is still on its way may begin requests of a set of before."""
+        behind = self._streams.lacking(self._holds_all)
+        if behind:
+            raise SwapError(
+                f"engine {behind[0]} has not yet sent a step with the bank of now: "
+                f"try again in a second"
+            )
 
     def _check_idle(self, name: str) -> None:
         """An engine that was away may have brought requests of a set from before."""
@@ -350,15 +360,15 @@ class Swaps:
 
     def _view_of(self, name: str) -> SetView:
         one, sets = self._loaded[name], self._monitor.sets
-        watched = sets.of(one.digest) if sets.knows(one.digest) else None
+        tally = sets.tally_of(one.digest)
         return SetView(
             name=name,
             digest=one.digest,
             state=self._state.state_of(name),
             path=str(one.path),
             n_detectors=len(one.bundle.detectors),
-            n_live_requests=watched.n_requests if watched else 0,
-            tally=watched.tally.copy() if watched else None,
+            n_live_requests=self._n_requests(name),
+            tally=tally.copy() if tally else None,
         )
 
     def _event(self, kind: str, detail: str) -> Event:

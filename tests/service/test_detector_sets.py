@@ -120,6 +120,16 @@ def test_a_recalibrated_set_asks_for_no_more_columns() -> None:
         (lambda s: s.roll_back(TAPS), "a: no set was live before it"),
         (lambda s: s.unload("a"), "is live"),
         (
+            lambda s: (
+                s.promote("b", TAPS)
+                .arrived()
+                .retired()
+                .start_shadow("a", TAPS)
+                .unload("a")
+            ),
+            "a: expected a loaded set or the shadow, is previous",
+        ),
+        (
             lambda s: s.load(
                 replace(made("z"), n_columns={"blocks.7.hook_resid_post": 1}), TAPS
             ),
@@ -210,6 +220,12 @@ class Swaps(RuleBasedStateMachine):
     def what_is_computed_is_loaded_and_fits(self) -> None:
         sets = [self.state.sets[name] for name in self.state.computed]
         assert sum(s.n_columns[HOOK_POINT] for s in sets) <= TAPS[0].k_max
+
+    @invariant()
+    def every_role_is_a_loaded_set(self) -> None:
+        state = self.state
+        roles = (state.live, state.shadow, state.coming, state.retiring, state.previous)
+        assert {name for name in roles if name} <= state.sets.keys()
 
     @invariant()
     def a_set_does_one_thing(self) -> None:
