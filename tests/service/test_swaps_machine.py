@@ -7,6 +7,7 @@ from pathlib import Path
 from queue import SimpleQueue
 
 import numpy as np
+import pytest
 
 from monitor.core import Monitor
 from monitor.records import RequestSummary, StepBatch
@@ -238,7 +239,7 @@ class Traffic:
         name = ENGINES[int(rng.integers(2))]
         what = rng.choice(
             ["step", "deliver", "order", "change", "leave", "tick"],
-            p=[0.35, 0.35, 0.12, 0.1, 0.03, 0.05],
+            p=[0.33, 0.33, 0.11, 0.12, 0.08, 0.03],
         )
         if what == "step":
             n_rows = rng.integers(1, 5, 3).tolist()
@@ -274,3 +275,39 @@ def test_no_request_is_lost_or_mixed() -> None:
     assert counts["checked"] >= 500, counts
     assert min(counts[f"scored by {name}"] for name in BUNDLES) >= 30, counts
     assert counts["skipped"] < 100, counts
+
+
+def test_what_is_still_on_its_way_holds_up_the_next_swap() -> None:
+    """
+    A bank without the old set's columns is not ordered while an engine that was away
+    may still bring requests of it, nor while those run.
+    """
+    traffic = Traffic()
+
+    def promote(name: str) -> None:
+        kind, reply = ChangeKind.PROMOTE, SimpleQueue[str]()
+        item = ChangeItem(kind=kind, by="test", reply=reply, name=name)
+        traffic.note(traffic.swaps.change(item))
+
+    for name in ENGINES:
+        traffic.deliver(name, 1)
+    traffic.change(ChangeKind.LOAD, "b")
+    traffic.change(ChangeKind.LOAD, "c")
+    traffic.leave_or_come_back("two")
+    traffic.step("two", [2], 1, 0)
+    promote("b")
+    traffic.take_order("one")
+    traffic.deliver("one", 1)
+    assert 1 == traffic.counts["detectors_live"]
+    traffic.leave_or_come_back("two")
+
+    with pytest.raises(SwapError, match="engine two has not yet sent a step"):
+        promote("c")
+    traffic.deliver("two", 1)
+    with pytest.raises(SwapError, match="a: requests that began under it still run"):
+        promote("c")
+    traffic.step("two", [1], 0, 1)
+    traffic.deliver("two", 1)
+    promote("c")
+
+    assert (1, 1) == (traffic.counts["checked"], traffic.counts["scored by a"])
