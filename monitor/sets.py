@@ -168,8 +168,8 @@ class WatchedSets:
         """
         Leave out of *batch* what no set reads.
 
-        An engine may tap more hook points than the sets read, and pads every hook
-        point's columns to the widest. What has another shape is left to be refused.
+        An engine may tap more hook points than the sets read, and pads the columns of
+        each to the widest. What has another shape is left to be refused.
         """
         if batch.activations:
             hook_points = {h for one in self._sets.values() for h in one.bank.weights}
@@ -204,6 +204,14 @@ class WatchedSets:
             known: What is known of each request.
             request_of_row: Of shape (n_rows,), into *known*.
         """
+        if len(self._sets) == 1:  # As nearly always.
+            only_one = self.now.watch.score(self._view(batch, self.live))
+            return SetScores(
+                fates=only_one.fates,
+                owners=np.full(len(known), self.live),
+                each={self.live: only_one},
+                request_of_row=request_of_row,
+            )
         holds = {number: self._holds(batch, number) for number in self._sets}
         owners = [self._owner(live, holds) for live in known]
         others = (self.live, self.shadow, self.coming)
@@ -244,7 +252,7 @@ class WatchedSets:
             positions: Of shape (n_rows,).
         """
         flags: list[Flag] = []
-        for number in dict.fromkeys(scored.owners.tolist()):
+        for number in scored.each:
             own = scored.of(number)
             if len(own.rows):
                 flags += self._sets[number].watch.take_in(
@@ -295,6 +303,8 @@ class WatchedSets:
         The shadow leaves out a request of which it can not score a step: it scores one
         from its first token to its last, or not at all.
         """
+        if len(self._sets) == 1:
+            return
         for live, owner in zip(requests, owners.tolist(), strict=True):
             if live.set_number != owner:
                 self._move(live, owner)
