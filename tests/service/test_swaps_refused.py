@@ -73,6 +73,21 @@ class TestRefused:
         assert {LIVE: "live", "tall:1": "loaded"} == engine.states()
         assert 0 == engine.n_orders
 
+    def test_an_engine_without_room_for_both_sets_is_turned_away(
+        self, where: Place, engine: Engine
+    ) -> None:
+        """
+        One that comes during a swap is told which sets it would have to compute.
+        """
+        engine.load(saved_bundle(where.folder))
+        engine.shadow("other:1")
+
+        with Engine(where.address, "small") as small:
+            line = refusal(small.hello, k_max=2)
+
+        assert "test:1 + other:1 need 3 columns" in line
+        assert "room for 2" in line
+
     def test_a_bank_that_an_engine_refuses_calls_the_swap_off(
         self, where: Place, engine: Engine
     ) -> None:
