@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from monitor.core import Monitor
 from monitor.records import Flag, Gap, LossReason, LostRange, RequestSummary, StepBatch
@@ -115,6 +115,10 @@ class Traffic(RuleBasedStateMachine):
         if name != self.monitor.sets.now.digest:
             self.monitor.sets.run_beside(name)
 
+    @initialize(n=st.integers(1, 6))
+    def begin_some(self, n: int) -> None:
+        self.begin(n)
+
     @rule(n=st.integers(1, 3))
     def begin(self, n: int) -> None:
         for _ in range(n):
@@ -182,9 +186,15 @@ class Traffic(RuleBasedStateMachine):
     def finish(self, which: int) -> None:
         if not self.requests:
             return
-        name = list(self.requests)[which % len(self.requests)]
+        self.end(list(self.requests)[which % len(self.requests)])
+
+    def end(self, name: str) -> None:
         flags, summary = self.monitor.finish(ENGINE, name)
         self.check(name, [*self.flags.pop(name), *flags], summary)
+
+    def teardown(self) -> None:
+        for name in list(self.requests):
+            self.end(name)
 
     def check(self, name: str, flags: list[Flag], summary: RequestSummary) -> None:
         """What was said is what the request's set alone says of it."""
@@ -227,7 +237,7 @@ class Traffic(RuleBasedStateMachine):
 
 
 Traffic.TestCase.settings = settings(
-    max_examples=100, stateful_step_count=40, deadline=None, derandomize=True
+    max_examples=120, stateful_step_count=50, deadline=None, derandomize=True
 )
 TestTraffic = Traffic.TestCase
 
