@@ -4,6 +4,8 @@ Rule: only who comes over the unix socket, which is its owner's (0600), may chan
 is watched for. Over TCP anybody on the machine could.
 """
 
+import time
+from contextlib import suppress
 from pathlib import Path
 from queue import Empty, SimpleQueue
 from typing import NoReturn
@@ -21,6 +23,7 @@ from service.rpc.innerwatch.v1 import innerwatch_pb2_grpc as rpc
 _REPLY_SECONDS = 60.0
 """For what is queued before a change to be scored and stored."""
 
+_LOOK_SECONDS = 0.25
 _MAX_NAME = 128
 
 
@@ -91,11 +94,9 @@ class DetectorsRPC(rpc.ControlServicer):
     ) -> pb.DetectorSets:
         reply: SimpleQueue[str] = SimpleQueue()
         item = ChangeItem(kind=kind, by=by, reply=reply, name=name, loaded=loaded)
-        try:
-            if not self._ingest.put(item):
-                raise Empty
-            problem = reply.get(timeout=_REPLY_SECONDS)
-        except Empty:
+        is_taken = self._ingest.put(item)
+        problem = _wait(reply, context) if is_taken else None
+        if problem is None:
             context.abort(grpc.StatusCode.UNAVAILABLE, "the daemon is stopping or busy")
         if problem:
             context.abort(grpc.StatusCode.FAILED_PRECONDITION, problem)
@@ -143,6 +144,16 @@ def _peer(context: grpc.ServicerContext) -> str:
             f"detector sets are changed over the daemon's unix socket, not from {peer}",
         )
     return "local"
+
+
+def _wait(reply: SimpleQueue[str], context: grpc.ServicerContext) -> str | None:
+    """Wait for *reply*; None if it does not come, or nobody waits for it any more."""
+    deadline = time.monotonic() + _REPLY_SECONDS
+    # A server that stops ends its calls: a thread that slept on would hold it up.
+    while context.is_active() and time.monotonic() < deadline:
+        with suppress(Empty):
+            return reply.get(timeout=_LOOK_SECONDS)
+    return None
 
 
 def _refuse(context: grpc.ServicerContext, problem: str) -> NoReturn:
