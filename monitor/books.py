@@ -4,15 +4,17 @@
 # with a reason. There is no path through this file on which expected == scored +
 # shadowed + lost stops being true.
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
 
 from monitor.coverage import Totals
 from monitor.ended import EndedRequests, Key
 from monitor.live import LiveRequest
 from monitor.records import Gap, LossReason, StepBatch, Verdict
 from monitor.repeats import Repeats
-from monitor.scoring import FATE_REASONS, REPEATED, SCORED, ScoredRows, count_fates
-from monitor.sharing import Shadowed
+from monitor.scoring import FATE_REASONS, REPEATED, SCORED, count_fates
 
 
 class Books:
@@ -104,12 +106,22 @@ class Books:
         return live
 
     def advance(
-        self, batch: StepBatch, scored: ScoredRows, shadowed: Shadowed | None
+        self,
+        batch: StepBatch,
+        fates: NDArray[np.uint8],
+        cached: Mapping[int, tuple[int, int]],
     ) -> list[LiveRequest]:
-        """Count every row of *batch*; return its requests in row order."""
+        """
+        Count every row of *batch*; return its requests in row order.
+
+        Args:
+            batch: A step.
+            fates: Of shape (n_rows,).
+            cached: By request index, how many tokens from the prefix cache are known
+                and how many are not.
+        """
         requests: list[LiveRequest] = []
-        cached = {} if shadowed is None else shadowed.counts()
-        counts = count_fates(batch, scored.fates)
+        counts = count_fates(batch, fates)
         n_scored = counts[:, SCORED]
         facts = zip(
             batch.request_ids,

@@ -14,8 +14,7 @@
 # when the request ends; see probes/calibration/record.py.
 """Scores batches, keeps one record per live request, and returns flags."""
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 
@@ -31,18 +30,13 @@ from monitor.records import (
     StepBatch,
     Verdict,
 )
-from monitor.scoring import (
-    MISATTRIBUTED_FATE,
-    REPEATED,
-    SCORED,
-    ScoredRows,
-    refusal_of,
-)
-from monitor.sharing import Shadowed, Sharing
+from monitor.scoring import MISATTRIBUTED_FATE
+from monitor.set_sharing import SetSharing
+from monitor.sets import WatchedSets
 from monitor.summary import Finished
-from monitor.watch import Watch
 from probes.arrays import Float64
 from probes.bank import ProjectionBank
+from probes.bank_union import BankUnion
 from probes.calibration import Calibration
 from probes.detector import Detector
 
@@ -55,6 +49,8 @@ class Monitor:
 
     Attributes:
         totals: Counters over all requests; they only rise. Read, never write.
+
+        sets: The detector sets that score. To be changed between two batches only.
     """
 
     def __init__(
@@ -69,6 +65,7 @@ class Monitor:
         discovery_rate: float | None = None,
         max_shadow_bytes: int = 0,
         shadow_seed: int = 0,
+        bundle_digest: str = "",
     ) -> None:
         """
         Watch with *detectors*, whose projections are stacked in *bank*.
@@ -83,33 +80,29 @@ class Monitor:
             max_history_bytes: For the scores of the last tokens of all requests.
             discovery_rate: Bound of the false discovery rate over requests; None to
                 test for no discoveries.
-            max_shadow_bytes: Of each engine, for the score shadow; 0: tokens from the
-                prefix cache are lost.
+            max_shadow_bytes: Of each engine and set, for the score shadow; 0: tokens
+                from the prefix cache are lost.
             shadow_seed: 64 random bits.
+            bundle_digest: What this detector set is called.
 
         Raises:
             ValueError: There is no detector, or the calibration is of others.
         """
-        if not detectors:
-            raise ValueError("detectors: expected one or more, got none")
-        self._bank_digest = bank.digest
-        self._watch = Watch(
-            bank,
-            detectors,
-            calibration,
+        self.sets = WatchedSets(
             max_history_bytes=max_history_bytes,
+            max_shadow_bytes=max_shadow_bytes,
             discovery_rate=discovery_rate,
         )
+        self.sets.watch(bundle_digest, bank, detectors, calibration)
+        self.sets.go_live(bundle_digest)
+        layout = BankUnion.compile({bundle_digest: bank}).layout
+        self.sets.set_layouts({bank.digest: layout})
         self._max_live_requests = max_live_requests
         self._max_positions = max_positions
         self._drafts = Drafts()
-        self._sharing = (
-            Sharing(max_shadow_bytes, shadow_seed) if max_shadow_bytes else None
-        )
-        self._widths = {h: bank.n_columns(h) for h in bank.hook_points}
-        self._d_models = {h: bank.weights[h].shape[1] for h in bank.hook_points}
+        self._sharing = SetSharing(self.sets, shadow_seed) if max_shadow_bytes else None
         self.totals = Totals(n_flags={d.name: 0 for d in detectors})
-        self._books = Books(self.totals, self._watch.begin)
+        self._books = Books(self.totals, self.sets.begin)
 
     @property
     def n_live_requests(self) -> int:
@@ -118,8 +111,8 @@ class Monitor:
 
     @property
     def drift(self) -> Float64:
-        """Capital of each detector's drift test, (n_detectors,); 1 at the start."""
-        return self._watch.drift
+        """Capital of the drift test of each of the live set's detectors, at first 1."""
+        return self.sets.now.watch.drift
 
     def observe(self, batch: StepBatch) -> list[Flag]:
         """
@@ -133,7 +126,7 @@ class Monitor:
         """
         check_batch(
             batch,
-            widths=self._expected_widths(batch),
+            widths=self.sets.widths(batch),
             max_positions=self._max_positions,
         )
         flags: list[Flag] = []
@@ -151,29 +144,24 @@ class Monitor:
             [self._books.next_position((batch.engine, r)) for r in batch.request_ids],
             dtype=np.int64,
         )
+        known = [self._books.live.get((batch.engine, r)) for r in batch.request_ids]
         # All scores before any state: an error leaves the monitor as it was.
-        scored = self._watch.score(batch)
-        shadowed, traced = None, None
+        scored = self.sets.score(batch, known, request_of_row)
+        cached = None
         if self._sharing is not None and len(batch.slots):
-            known = [self._books.live.get((batch.engine, r)) for r in batch.request_ids]
-            traced = self._sharing.trace(batch, positions, request_of_row, known)
-            # Stored first: vLLM shares a block in the very step that fills it.
-            self._sharing.store(batch, traced, scored, request_of_row)
-            shadowed = self._sharing.fetch(batch, traced, seen_until)
+            cached = self._sharing.exchange(batch, scored, positions, known, seen_until)
         scored = scored.without(positions < seen_until[request_of_row])
-        requests = self._books.advance(batch, scored, shadowed)
-        if traced is not None:
-            traced.note(batch, requests)
+        counts = {} if cached is None else cached.counts()
+        requests = self._books.advance(batch, scored.fates, counts)
         if (scored.fates == MISATTRIBUTED_FATE).any():
             self.doubt(batch.engine)
         self._books.repeats.note(batch.engine, batch.step)
+        self.sets.settle(batch, requests, scored.owners)
         flags: list[Flag] = []
-        if shadowed is not None and shadowed.is_found.any():
-            flags += self._take_in_shadowed(batch, shadowed, requests)
-        if len(scored.rows):
-            flags += self._watch.take_in(
-                batch, scored, requests, request_of_row, positions
-            )
+        if cached is not None:
+            flags += cached.take_in(batch, self.sets, requests)
+        if scored.has_evidence:
+            flags += self.sets.take_in(batch, scored, requests, positions)
         self._count_flags(flags)
         return flags
 
@@ -235,8 +223,7 @@ class Monitor:
 
     def end_engine(self, engine: str) -> list[Finished]:
         """`abandon` every request of an engine that is gone."""
-        if self._sharing is not None:
-            self._sharing.forget(engine)
+        self.sets.forget_engine(engine)
         return [self.abandon(engine, request_id) for request_id in self.live(engine)]
 
     def end_all(self) -> list[Finished]:
@@ -272,36 +259,6 @@ class Monitor:
         """
         return self._books.live[engine, request_id].coverage
 
-    def _expected_widths(self, batch: StepBatch) -> Mapping[str, int]:
-        if batch.activations:
-            return self._d_models
-        is_ours = refusal_of(batch, self._bank_digest) is None
-        return self._widths if is_ours else {}
-
-    def _take_in_shadowed(
-        self, batch: StepBatch, shadowed: Shadowed, requests: Sequence[LiveRequest]
-    ) -> list[Flag]:
-        """Fold in what the score shadow knows, before the rows that come after."""
-        cached = replace(
-            batch,
-            request_ids=tuple(batch.request_ids[i] for i in shadowed.indices),
-            row_offsets=shadowed.offsets,
-            n_prompt_tokens=batch.n_prompt_tokens[shadowed.indices],
-            token_ids=shadowed.token_ids,
-        )
-        found = ScoredRows(
-            fates=np.where(shadowed.is_found, SCORED, REPEATED).astype(np.uint8),
-            rows=np.flatnonzero(shadowed.is_found),
-            evidence=shadowed.evidence,
-        )
-        return self._watch.take_in(
-            cached,
-            found,
-            [requests[i] for i in shadowed.indices],
-            np.repeat(np.arange(len(shadowed.indices)), np.diff(shadowed.offsets)),
-            shadowed.positions,
-        )
-
     def _finish(self, key: Key, *, is_end_seen: bool) -> Finished:
         live = self._books.live.pop(key, None) or LiveRequest(slot=-1, number=-1)
         if self._drafts.is_held(key):
@@ -312,7 +269,7 @@ class Monitor:
         if verdict is Verdict.SCANNED and not (is_end_seen and live.is_whole):
             verdict = Verdict.PARTIAL
         self.totals.n_requests[verdict] += 1
-        flags, summary = self._watch.end(key, live, verdict)
+        flags, summary = self.sets.end(key, live, verdict)
         if live.slot >= 0:
             self._remember_end(key, live, is_end_seen)
         self._count_flags(flags)
@@ -332,4 +289,5 @@ class Monitor:
 
     def _count_flags(self, flags: Iterable[Flag]) -> None:
         for flag in flags:
-            self.totals.n_flags[flag.detector] += 1
+            n_before = self.totals.n_flags.get(flag.detector, 0)
+            self.totals.n_flags[flag.detector] = n_before + 1

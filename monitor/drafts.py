@@ -71,14 +71,16 @@ class Drafts:
         }
         for request_id, position in batch.n_positions.items():
             begins.setdefault(request_id, position)
-        released: dict[tuple[str, int], list[StepBatch]] = {}
+        # Only what has the same columns, or the same hook points, can be joined.
+        released: dict[tuple[object, ...], list[StepBatch]] = {}
         for request_id, position in begins.items():
             held = self._held.pop((batch.engine, request_id), ())
             for part, rows in enumerate(held):
                 n = min(position - int(rows.first_positions[0]), len(rows.token_ids))
                 if n > 0:
                     kept = _take(rows, np.arange(n), np.array([0]), [n])
-                    released.setdefault((rows.bank_digest, part), []).append(kept)
+                    kind = (rows.bank_digest, *rows.activations, part)
+                    released.setdefault(kind, []).append(kept)
         return [replace(_joined(rows), step=batch.step) for rows in released.values()]
 
 

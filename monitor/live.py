@@ -29,6 +29,11 @@ class LiveRequest:
 
         prefix_hash: Of its tokens below *hashed_until*, which is -1 where some of them
             are not known.
+
+        set_number: Of the detector set that scores it, from its first token to its
+            last; -1 if nothing of it was seen.
+
+        beside: What the shadow set remembers of it, if it scores it too.
     """
 
     slot: int
@@ -42,6 +47,8 @@ class LiveRequest:
     adapter: str = ""
     prefix_hash: int = 0
     hashed_until: int = -1
+    set_number: int = -1
+    beside: "LiveRequest | None" = None
 
     def lose_until(
         self, position: int, reason: LossReason, totals: Totals, *, n_counted: int = 0

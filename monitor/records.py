@@ -201,6 +201,8 @@ class Flag:
         token_ids: int32 of shape (n_tokens,), -1 where unknown.
 
         adapter: The request's LoRA adapter; "" for none.
+
+        bundle_digest: Of the detector set that raised it; "" where it has none.
     """
 
     engine: str
@@ -213,6 +215,7 @@ class Flag:
     scores: NDArray[np.float32]
     token_ids: NDArray[np.int32]
     adapter: str = ""
+    bundle_digest: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -241,6 +244,9 @@ class RequestSummary:
         token_ids: int32 (n_tokens,); like *scores*, empty unless it was flagged.
 
         adapter: Its LoRA adapter; "" for none.
+
+        bundle_digest: Of the detector set that it was scored by, from its first token
+            to its last; "" where it has none.
     """
 
     engine: str
@@ -261,3 +267,4 @@ class RequestSummary:
     token_ids: NDArray[np.int32] = field(
         default_factory=lambda: np.empty(0, dtype=np.int32)
     )
+    bundle_digest: str = ""

@@ -86,10 +86,13 @@ class Shadowed:
 
 
 class Sharing:
-    """Writes every scored row's evidence to the shadow, and reads cached tokens'."""
+    """
+    Writes every scored row's evidence to a set's shadow, and reads cached tokens'.
 
-    def __init__(self, max_bytes: int, seed: int) -> None:
-        self._shadow = ScoreShadow(max_bytes)
+    Each detector set has a score shadow of its own: what one said is never another's.
+    """
+
+    def __init__(self, seed: int) -> None:
         self._hash = PrefixHash(seed)
 
     def trace(
@@ -129,6 +132,7 @@ class Sharing:
 
     def store(
         self,
+        shadow: ScoreShadow,
         batch: StepBatch,
         traced: Traced,
         scored: ScoredRows,
@@ -139,25 +143,37 @@ class Sharing:
         is_kept = (batch.slots[rows] >= 0) & traced.is_known[request_of_row[rows]]
         if not is_kept.all():
             rows, evidence = rows[is_kept], evidence.rows(is_kept)
-        self._shadow.store(
-            batch.engine, batch.slots[rows], traced.hashes[rows], evidence
-        )
+        shadow.store(batch.engine, batch.slots[rows], traced.hashes[rows], evidence)
 
     def fetch(
-        self, batch: StepBatch, traced: Traced, seen_until: NDArray[np.int64]
+        self,
+        shadow: ScoreShadow,
+        batch: StepBatch,
+        traced: Traced,
+        seen_until: NDArray[np.int64],
+        is_own: NDArray[np.bool_],
     ) -> Shadowed | None:
-        """Look up cached tokens from *seen_until* (n_requests,) on; None: no such."""
+        """
+        Look up cached tokens of requests that are the shadow's set's; None: no such.
+
+        Args:
+            shadow: A set's.
+            batch: A step.
+            traced: Of *batch*.
+            seen_until: Of shape (n_requests,); positions below are counted already.
+            is_own: Of shape (n_requests,); whether a request is the set's.
+        """
         wanted: list[tuple[int, int, CachedPrefix]] = [
             (i, int(seen_until[i]), batch.cached[i])
             for i in traced.prefixes
-            if seen_until[i] < len(batch.cached[i].token_ids)
+            if is_own[i] and seen_until[i] < len(batch.cached[i].token_ids)
         ]
         if not wanted:
             return None
         n_each = [len(prefix.token_ids) - first for _, first, prefix in wanted]
         slots = np.concatenate([prefix.slots[first:] for _, first, prefix in wanted])
         hashes = np.concatenate([traced.prefixes[i][first:] for i, first, _ in wanted])
-        is_found, evidence = self._shadow.fetch(batch.engine, slots, hashes)
+        is_found, evidence = shadow.fetch(batch.engine, slots, hashes)
         return Shadowed(
             indices=[i for i, _, _ in wanted],
             offsets=np.concatenate([[0], np.cumsum(n_each)]),
@@ -168,7 +184,3 @@ class Sharing:
             is_found=is_found,
             evidence=evidence,
         )
-
-    def forget(self, engine: str) -> None:
-        """Drop what is kept of *engine*, which is gone."""
-        self._shadow.forget(engine)

@@ -17,6 +17,7 @@ def summarize(
     live: LiveRequest,
     verdict: Verdict,
     judgement: Judgement,
+    bundle_digest: str,
     statistics: Mapping[str, float],
     margins: Mapping[str, float],
     history: RequestHistory,
@@ -36,6 +37,7 @@ def summarize(
         p_value=judgement.p_value,
         is_discovery=judgement.is_discovery,
         abstention=judgement.abstention,
+        bundle_digest=bundle_digest,
         scores={
             name: history.scores_of(i)
             for i, name in enumerate(statistics)

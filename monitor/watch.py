@@ -32,10 +32,12 @@ class Watch:
         detectors: Sequence[Detector],
         calibration: Calibration,
         *,
+        bundle_digest: str,
         max_history_bytes: int,
         discovery_rate: float | None,
     ) -> None:
         self._bank = bank
+        self._bundle_digest = bundle_digest
         self._detectors = tuple(detectors)
         self._scorer = Scorer(bank, self._detectors)
         self._peaks = Peaks(self._detectors, calibration)
@@ -52,6 +54,10 @@ class Watch:
         """Return a request of which nothing was seen."""
         number = next(self._numbers) & _LARGEST_NUMBER
         return LiveRequest(slot=self._peaks.take(), number=number)
+
+    def give_back(self, live: LiveRequest) -> None:
+        """Forget *live*, and say nothing of it."""
+        self._peaks.give_back(live.slot)
 
     def score(self, batch: StepBatch) -> ScoredRows:
         """Score the rows of *batch*. Changes nothing."""
@@ -122,6 +128,7 @@ class Watch:
             live,
             verdict,
             judgement,
+            self._bundle_digest,
             dict(zip(names, statistics.tolist(), strict=True)),
             dict(zip(names, margins.tolist(), strict=True)),
             history,
@@ -155,6 +162,7 @@ class Watch:
                 threshold=threshold,
                 position=peak(scores, first),
                 bank_digest=self._bank.digest,
+                bundle_digest=self._bundle_digest,
                 scores=scores,
                 token_ids=history.token_ids,
                 adapter=live.adapter,

@@ -76,7 +76,7 @@ class ProjectionBank:
             weights=weights,
             biases=biases,
             layout=layout,
-            digest=_digest(weights, biases),
+            digest=digest_of(weights, biases),
         )
 
     def n_columns(self, hook_point: str) -> int:
@@ -163,7 +163,8 @@ def _place(
     )
 
 
-def _digest(weights: Mapping[str, Float32], biases: Mapping[str, Float32]) -> str:
+def digest_of(weights: Mapping[str, Float32], biases: Mapping[str, Float32]) -> str:
+    """SHA-256, hex, of a bank: by hook point, weights (K_h, d_model), biases (K_h,)."""
     digest = hashlib.sha256()
     for hook_point, weight in weights.items():
         digest.update(f"{hook_point} {weight.shape}\n".encode())

@@ -11,6 +11,7 @@ COMMANDS = (
     "check",
     "status",
     "flags",
+    "detectors",
     "collect",
     "sae",
     "fit",

@@ -48,6 +48,10 @@ class Sender:
 
         on_hello: Gets each `HelloResponse`; raises to refuse it.
 
+        on_bank: Gets each bank that the daemon wants in the place of the one before;
+            raises `ValueError` to refuse it.
+
+        bank_digest: Of what the next step computes; "" for nothing.
     """
 
     def __init__(
@@ -57,11 +61,16 @@ class Sender:
         address: str,
         hello: Callable[[], pb.HelloRequest],
         on_hello: Callable[[pb.HelloResponse], None],
+        on_bank: Callable[[pb.Bank], None],
+        bank_digest: Callable[[], str],
     ) -> None:
         self._outbox = outbox
         self._address = address
         self._make_hello = hello
         self._on_hello = on_hello
+        self._on_bank = on_bank
+        self._bank_digest = bank_digest
+        self._refusals: deque[pb.BankRefusal] = deque()
         self._is_proven = True  # By the trial step, or there were no sender.
         self._closing = threading.Event()
         self._last_problem = ""
@@ -107,13 +116,17 @@ class Sender:
         self.is_connected = True
         _log.info("innerwatch: connected to the daemon at %s", self._address)
         stream = self._outbox.begin_stream()
+        self._refusals.clear()
         ended = threading.Event()
         in_flight: deque[Entry | None] = deque()
         try:
             for answer in stub.Stream(self._requests(hello, stream, in_flight, ended)):
+                if answer.HasField("bank"):
+                    self._take(answer.bank)
+                    continue
                 if answer.refusal:
                     self._report(f"the daemon refused a batch: {answer.refusal}")
-                # One answer for each request, in order; heartbeats hold no entry.
+                # One other answer for each request, in order; heartbeats hold no entry.
                 if in_flight and in_flight.popleft() is not None:
                     self._outbox.acknowledge(stream)
         finally:
@@ -136,6 +149,11 @@ class Sender:
                     in_flight.append(None)
                     yield request
                 return
+            if self._refusals:
+                request.bank_refusal.CopyFrom(self._refusals.popleft())
+                in_flight.append(None)
+                yield request
+                continue
             entry = self._outbox.next_entry(
                 stream, _MAX_UNACKNOWLEDGED, _HEARTBEAT_SECONDS
             )
@@ -152,9 +170,18 @@ class Sender:
                 request.heartbeat.step = last_step
                 request.heartbeat.sent_at = time.time()
                 request.heartbeat.is_proven = self._is_proven
+                request.heartbeat.bank_digest = self._bank_digest()
             in_flight.append(entry)
             last_sent = time.monotonic()
             yield request
+
+    def _take(self, bank: pb.Bank) -> None:
+        try:
+            self._on_bank(bank)
+        except ValueError as error:
+            refusal = pb.BankRefusal(digest=bank.digest, reason=str(error))
+            self._refusals.append(refusal)
+            self._report(str(error))
 
     def _report(self, problem: str) -> None:
         # Once a problem, not once a retry.

@@ -128,6 +128,8 @@ class CaptureWorker:
                 self._worker.vllm_config, self._settings, self._engine
             ),
             on_hello=self._on_hello,
+            on_bank=self._on_bank,
+            bank_digest=self._next_digest,
         )
         self._sender.start()
 
@@ -262,20 +264,31 @@ class CaptureWorker:
         return 4 * n_rows * (n_sites * (self._width + 1) + 2)
 
     def _on_hello(self, answer: pb.HelloResponse) -> None:
-        # On the sender's thread: only leaves the bank for the next step to take.
-        if self._settings.mode != "pushdown":
-            return
+        if self._settings.mode == "pushdown":
+            self._on_bank(answer.bank)
+
+    def _on_bank(self, bank: pb.Bank) -> None:
+        """
+        Leave *bank* for the next step to take; on the sender's thread.
+
+        Raises:
+            CaptureError: It does not fit; what was computed before goes on.
+        """
         pending = None
-        if answer.bank.digest != self._digest:
+        if bank.digest != self._digest:
             pending = host_bank(
-                answer.bank.digest,
-                list(answer.bank.slices),
+                bank.digest,
+                list(bank.slices),
                 hook_points=self._settings.hook_points,
                 k_max=self._settings.k_max,
                 d_model=self._worker.vllm_config.model_config.get_hidden_size(),
             )
         with self._bank_lock:
             self._pending = pending
+
+    def _next_digest(self) -> str:
+        with self._bank_lock:
+            return self._digest if self._pending is None else self._pending.digest
 
 
 def _max_rows(config: Any) -> int:

@@ -38,6 +38,8 @@ def run(args: argparse.Namespace) -> int:
     else:
         print(f"{status.state}: {status.reason}")
         print(f"bundle    {status.bundle_name} {status.bundle_digest[:12]}")
+        for one in status.detectors.sets[1:]:
+            print(f"          {one.name} {one.digest[:12]} {one.state}")
         print(
             f"tokens    {status.n_tokens_scored} scored, {status.n_tokens_shadowed} "
             f"shadowed, of {status.n_tokens_expected} expected"

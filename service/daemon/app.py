@@ -17,19 +17,20 @@ from importlib import metadata
 from prometheus_client import CollectorRegistry, disable_created_metrics
 
 from monitor.core import Monitor
-from probes.bank import ProjectionBank
-from probes.bundle import Bundle, load_bundle
 from service.address import parse_address
 from service.config import Config
 from service.daemon.audit.reader import AuditReader
-from service.daemon.audit.store import AuditStore
+from service.daemon.audit.store import FILE_NAME, AuditStore
 from service.daemon.capture_rpc import CaptureRPC
 from service.daemon.exporter import Exporter
 from service.daemon.ingest import Ingest
+from service.daemon.loaded_set import LoadedSet
 from service.daemon.metrics import Metrics
 from service.daemon.operator_rpc import AuditRPC, ControlRPC
+from service.daemon.restoring import Restored, restore
 from service.daemon.server import Server
 from service.daemon.state import State
+from service.daemon.swaps import Swaps
 
 _WAKE_SECONDS = 0.5
 _STREAM_GRACE_SECONDS = 0.5  # All acknowledgements are out before this begins.
@@ -45,8 +46,9 @@ class Daemon:
     or `ListenError`: the operator's to mend, and nothing is left running.
     """
 
-    bundle: Bundle
-    bank: ProjectionBank
+    configured: LoadedSet
+    restored: Restored
+    swaps: Swaps
     store: AuditStore
     registry: CollectorRegistry
     metrics: Metrics
@@ -91,24 +93,27 @@ class Daemon:
         return 0
 
     def load_detectors(self) -> None:
-        self.bundle = load_bundle(
-            self.config.bundle_path, expected_digest=self.config.bundle_digest
+        self.configured = LoadedSet.read(
+            self.config.bundle_path.resolve(), digest=self.config.bundle_digest
         )
-        self.bank = ProjectionBank.compile(self.bundle.detectors)
+        directory = self.config.audit_path
+        is_new = not (directory / FILE_NAME).exists()
+        self.restored = restore(directory, self.configured, is_new=is_new)
 
     def open_audit(self) -> None:
         os.umask(0o077)  # The record and the socket are their owner's.
         self.store = AuditStore.open(
             self.config.audit_path,
             token_ids=self.config.audit.token_ids,
-            model=self.bundle.identity.model,
-            bundle_digest=self.bundle.digest,
+            model=self.restored.live.bundle.identity.model,
+            bundle_digest=self.restored.live.digest,
         )
 
     def open_metrics(self) -> None:
         disable_created_metrics()  # Two series for each counter, for nobody.
         self.registry = CollectorRegistry()
-        self.metrics = Metrics(self.registry, self.bundle, version=version())
+        live = self.restored.live
+        self.metrics = Metrics(self.registry, live, version=version())
         self.exporter = Exporter(
             self.config.metrics.host,
             self.config.metrics.port,
@@ -118,10 +123,12 @@ class Daemon:
 
     def make_ingest(self) -> None:
         limits = self.config.ingest
+        live = self.restored.live
         monitor = Monitor(
-            self.bank,
-            self.bundle.detectors,
-            self.bundle.calibration,
+            live.bank,
+            live.bundle.detectors,
+            live.bundle.calibration,
+            bundle_digest=live.digest,
             max_live_requests=limits.max_live_requests,
             max_positions=limits.max_positions,
             max_history_bytes=limits.history_mib << 20,
@@ -129,11 +136,14 @@ class Daemon:
             shadow_seed=secrets.randbits(64),
             discovery_rate=self.config.detectors.discovery_rate or None,
         )
+        self.swaps = Swaps(monitor, self.restored)
         self.ingest = Ingest(
             monitor=monitor,
+            swaps=self.swaps,
             store=self.store,
             metrics=self.metrics,
             config=limits,
+            directory=self.config.audit_path,
             on_state=self._on_state,
             on_exit=self._is_over.set,
         )
@@ -141,14 +151,16 @@ class Daemon:
     def open_server(self) -> None:
         self.server = Server(
             parse_address(self.config.daemon.listen),
-            CaptureRPC(self.bundle, self.bank, self.ingest),
-            ControlRPC(self.bundle, self.ingest),
+            CaptureRPC(self.swaps, self.ingest),
+            ControlRPC(self.ingest),
             AuditRPC(AuditReader(self.config.audit_path)),
         )
 
     def begin_record(self) -> None:
         # Not before every port is ours: a start that failed was no start.
-        gap = self.store.begin(time.time())
+        for problem in self.restored.problems:
+            log.warning("detector sets of before: %s", problem)
+        gap = self.store.begin(time.time(), self.restored.problems)
         if gap is not None:
             self.metrics.count_gap(gap.reason)
             seconds = gap.ended_at - gap.began_at

@@ -7,12 +7,11 @@ from queue import SimpleQueue
 
 import grpc
 
-from probes.bank import ProjectionBank
-from probes.bundle import Bundle
-from service.daemon.hello import MalformedHello, UnfitEngine, check_hello
+from service.daemon.hello import MalformedHello, UnfitEngine
 from service.daemon.ingest import Ingest
 from service.daemon.items import (
     Answers,
+    BankRefusalItem,
     BatchItem,
     GapItem,
     GoodbyeItem,
@@ -23,16 +22,18 @@ from service.daemon.items import (
     StreamStart,
 )
 from service.daemon.refusals import gap_of_batch_message, gap_of_gap_message
-from service.daemon.sessions import Session, Sessions, keep_what_is_read
+from service.daemon.sessions import Session, Sessions, check_tapped
+from service.daemon.swaps import Swaps
 from service.rpc.innerwatch.v1 import innerwatch_pb2 as pb
 from service.rpc.innerwatch.v1 import innerwatch_pb2_grpc as rpc
 from service.wire import (
     WireError,
-    bank_to_proto,
     batch_from_proto,
     gap_from_proto,
     n_rows_of,
 )
+
+_MAX_REASON = 512  # Characters of a refusal that are believed.
 
 
 class CaptureRPC(rpc.CaptureServicer):
@@ -40,26 +41,25 @@ class CaptureRPC(rpc.CaptureServicer):
     Answers engines. Any thread; the ingest queue is the only thing it changes.
     """
 
-    def __init__(self, bundle: Bundle, bank: ProjectionBank, ingest: Ingest) -> None:
-        self._bundle = bundle
-        self._bank = bank
+    def __init__(self, swaps: Swaps, ingest: Ingest) -> None:
+        self._swaps = swaps
         self._ingest = ingest
-        self._bank_message = bank_to_proto(bank)
         self._sessions = Sessions()
 
     def Hello(  # noqa: N802 - gRPC's name
         self, request: pb.HelloRequest, context: grpc.ServicerContext
     ) -> pb.HelloResponse:
         """Accept an engine and hand out the bank, or say in one line why not."""
+        offer = self._swaps.offer
         try:
-            check_hello(request, self._bundle, self._bank)
+            offer.check(request)
         except MalformedHello as error:
             self._refuse(request.engine, str(error))
             context.abort(grpc.StatusCode.INVALID_ARGUMENT, str(error))
         except UnfitEngine as error:
             self._refuse(request.engine, str(error))
             context.abort(grpc.StatusCode.FAILED_PRECONDITION, str(error))
-        self._sessions.accept(request)
+        self._sessions.accept(request, offer.bank.digest)
         detail = (
             f"{request.served_model_name or request.identity.model}, "
             f"vLLM {request.vllm_version}, runner {request.model_runner}, "
@@ -68,8 +68,8 @@ class CaptureRPC(rpc.CaptureServicer):
         self._ingest.put(HelloItem(engine=request.engine, detail=detail))
         is_pushdown = request.mode == pb.CAPTURE_MODE_PUSHDOWN
         return pb.HelloResponse(
-            bank=self._bank_message if is_pushdown else None,
-            bundle_digest=self._bundle.digest,
+            bank=offer.message if is_pushdown else None,
+            bundle_digest=self._swaps.live.digest,
         )
 
     def Stream(  # noqa: N802 - gRPC's name
@@ -110,8 +110,14 @@ class CaptureRPC(rpc.CaptureServicer):
                     return
                 if not engine:
                     engine = request.engine
-                    self._ingest.put(StreamStart(engine=engine))
-                item = item_of(request, session, self._bank, answers)
+                    start = StreamStart(
+                        engine=engine,
+                        hello=session.hello,
+                        bank_digest=session.bank_digest,
+                        answers=answers,
+                    )
+                    self._ingest.put(start)
+                item = item_of(request, session, answers)
                 if not self._ingest.put(item):
                     return
         except grpc.RpcError:
@@ -124,9 +130,7 @@ class CaptureRPC(rpc.CaptureServicer):
         self._ingest.put(refused)
 
 
-def item_of(
-    request: pb.StreamRequest, session: Session, bank: ProjectionBank, answers: Answers
-) -> Item:
+def item_of(request: pb.StreamRequest, session: Session, answers: Answers) -> Item:
     """
     Convert a message to what the ingest thread takes.
 
@@ -135,11 +139,24 @@ def item_of(
     engine, rank = request.engine, request.rank
     kind = request.WhichOneof("payload")
     if kind == "heartbeat":
-        is_proven = request.heartbeat.is_proven
-        return HeartbeatItem(engine=engine, is_proven=is_proven, answers=answers)
+        return HeartbeatItem(
+            engine=engine,
+            is_proven=request.heartbeat.is_proven,
+            answers=answers,
+            bank_digest=request.heartbeat.bank_digest,
+        )
     if kind == "goodbye":
         return GoodbyeItem(engine=engine, answers=answers)
-    problem = "payload: expected batch, gap, heartbeat or goodbye, got none"
+    if kind == "bank_refusal":
+        return BankRefusalItem(
+            engine=engine,
+            digest=request.bank_refusal.digest,
+            reason=" ".join(request.bank_refusal.reason.split())[:_MAX_REASON],
+            answers=answers,
+        )
+    problem = (
+        "payload: expected batch, gap, heartbeat, goodbye or bank_refusal, got none"
+    )
     try:
         if kind == "gap":
             gap = gap_from_proto(request.gap, engine=engine, rank=rank)
@@ -152,8 +169,9 @@ def item_of(
                 rank=rank,
                 holds_activations=session.holds_activations,
             )
+            check_tapped(batch, session)
             return BatchItem(
-                batch=keep_what_is_read(batch, session, bank),
+                batch=batch,
                 n_missing=max(0, message.n_rows_expected - n_rows_of(message)),
                 captured_at=(
                     message.captured_at if isfinite(message.captured_at) else 0.0

@@ -14,17 +14,21 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
+from pathlib import Path
 from queue import Empty, Full, Queue
 
-from monitor.core import BatchError, Finished, Monitor
-from monitor.records import Gap, LossReason
+from monitor.core import BatchError, Monitor
+from monitor.records import Gap
 from service.config import IngestConfig
-from service.daemon.audit.store import AuditStore, Entries, Event
+from service.daemon.audit.store import AuditStore, Event
+from service.daemon.detector_sets import SwapError
+from service.daemon.drain import Drain, empty_gap, missing_gap
 from service.daemon.engines import Engines
 from service.daemon.items import (
-    Answers,
+    BankRefusalItem,
     BatchItem,
+    ChangeItem,
     GapItem,
     GoodbyeItem,
     HeartbeatItem,
@@ -37,8 +41,10 @@ from service.daemon.items import (
 from service.daemon.metrics import Metrics
 from service.daemon.recent import RecentCoverage
 from service.daemon.refusals import gap_of_batch
+from service.daemon.saved_sets import save_sets
 from service.daemon.snapshot import Snapshot, snapshot_of
 from service.daemon.state import Signals, State, StateName, decide
+from service.daemon.swaps import Swaps
 from service.rpc.innerwatch.v1 import innerwatch_pb2 as pb
 
 _TICK_SECONDS = 0.25  # State is decided so often; far below blind_after_seconds.
@@ -46,24 +52,6 @@ _MAX_LEAP = 1 << 20  # Steps that a malformed message may claim to be ahead.
 _TOUCH_SECONDS = 5.0  # So precise is the time at which a killed daemon was alive.
 
 log = logging.getLogger("innerwatch.ingest")
-
-
-@dataclass(slots=True)
-class _Drain:
-    """What one round over the queue has made and not yet announced."""
-
-    entries: Entries
-    answers: list[tuple[Answers, pb.StreamResponse | None]]
-    captured_at: list[float]
-    scoring_seconds: list[float] = field(default_factory=list)
-    n_repeated: int = 0
-    n_refused: int = 0
-    n_hellos_refused: int = 0
-
-    def finish(self, finished: list[Finished]) -> None:
-        for flags, summary in finished:
-            self.entries.flags += flags
-            self.entries.summaries.append(summary)
 
 
 class Ingest:
@@ -80,18 +68,22 @@ class Ingest:
         self,
         *,
         monitor: Monitor,
+        swaps: Swaps,
         store: AuditStore,
         metrics: Metrics,
         config: IngestConfig,
+        directory: Path,
         on_state: Callable[[State], None],
         on_exit: Callable[[], None],
         wall_clock: Callable[[], float] = time.time,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._monitor = monitor
+        self._swaps = swaps
         self._store = store
         self._metrics = metrics
         self._config = config
+        self._directory = directory
         self._on_state = on_state
         self._on_exit = on_exit
         self._wall_clock = wall_clock
@@ -106,7 +98,7 @@ class Ingest:
         self._state = State(name=StateName.WAITING, reason="starting")
         metrics.set_state(self._state)
         self.failure = ""
-        self.snapshot: Snapshot = snapshot_of(monitor, self._state, 0.0)
+        self.snapshot: Snapshot = self._snapshot()
 
     def start(self) -> None:
         """Begin to take items."""
@@ -153,7 +145,7 @@ class Ingest:
     def _round(self) -> bool:
         """Do what is queued, commit, announce; False after a `Stop`."""
         items = self._take()
-        drain = _Drain(Entries(), [], [])
+        drain = Drain()
         for item in items:
             self._handlers[type(item)](self, item, drain)
         drain.finish(self._monitor.evict())
@@ -161,12 +153,14 @@ class Ingest:
         is_tick = now - self._ticked_at >= _TICK_SECONDS
         if is_tick:
             self._expire(now, drain)
+            drain.entries.events += self._swaps.advance()
         self._commit(now, drain)
+        self._save_sets()
         self._announce(drain)
         if is_tick:
             self._ticked_at = now
             self._recent.sample(now, self._monitor.totals.tokens)
-            self._metrics.set_drift(self._monitor.drift)
+            self._metrics.set_drift(self._swaps.live, self._monitor.drift)
             self._publish()
         return not any(isinstance(item, Stop) for item in items)
 
@@ -180,7 +174,7 @@ class Ingest:
                 items.append(self._queue.get_nowait())
         return items
 
-    def _commit(self, now: float, drain: _Drain) -> None:
+    def _commit(self, now: float, drain: Drain) -> None:
         wall = self._wall_clock()
         if drain.entries:
             self._store.write(drain.entries, wall)
@@ -190,8 +184,21 @@ class Ingest:
             return
         self._touched_at = now
 
-    def _announce(self, drain: _Drain) -> None:
+    def _save_sets(self) -> None:
+        """After the record says so: what a daemon goes on with that is started now."""
+        if self._swaps.is_changed:
+            save_sets(self._directory, self._swaps.saved())
+            self._swaps.is_changed = False
+            self._metrics.set_detectors(self._swaps.live, self._swaps.loaded.values())
+
+    def _snapshot(self) -> Snapshot:
+        return snapshot_of(
+            self._monitor, self._state, self._last_batch_at, self._swaps.view()
+        )
+
+    def _announce(self, drain: Drain) -> None:
         self._metrics.set_totals(self._monitor.totals)
+        self._metrics.count_flags(drain.entries.flags)
         self._metrics.count_summaries(drain.entries.summaries)
         for gap, _ in drain.entries.gaps:
             self._metrics.count_gap(gap.reason)
@@ -205,9 +212,12 @@ class Ingest:
         self._metrics.observe_times(lags, drain.scoring_seconds)
         for flag in drain.entries.flags:
             log.info("flag: %s on request %s", flag.detector, flag.request_id)
-        self.snapshot = snapshot_of(self._monitor, self._state, self._last_batch_at)
+        self.snapshot = self._snapshot()
+        self._metrics.set_sets(self.snapshot.swaps)
         for answers, answer in drain.answers:
             answers.put(answer)
+        for reply, said in drain.replies:
+            reply.put(said)
 
     def _publish(self) -> None:
         signals = Signals(
@@ -234,10 +244,10 @@ class Ingest:
             n_engines=self._engines.n_connected,
             last_batch_at=self._last_batch_at,
         )
-        self.snapshot = snapshot_of(self._monitor, state, self._last_batch_at)
+        self.snapshot = self._snapshot()
         self._on_state(state)
 
-    def _expire(self, now: float, drain: _Drain) -> None:
+    def _expire(self, now: float, drain: Drain) -> None:
         """Finish what nobody will finish: lost engines' requests, and idle ones."""
         grace = self._config.reconnect_grace_seconds
         for gone in self._engines.take_gone(now - grace):
@@ -245,15 +255,16 @@ class Ingest:
             if not gone.said_goodbye:
                 # What it had not sent, nobody can count: the record says when.
                 wall = self._wall_clock()
-                gap = _empty_gap(gone.name, wall - (now - gone.last_heard), wall)
+                gap = empty_gap(gone.name, wall - (now - gone.last_heard), wall)
                 drain.entries.gaps.append((gap, "the engine broke off"))
         for engine, step in self._engines.last_steps.items():
             before = step - self._config.max_idle_steps
             for request_id in self._monitor.stale(engine, before):
                 drain.finish([self._monitor.abandon(engine, request_id)])
 
-    def _on_batch(self, item: BatchItem, drain: _Drain) -> None:
-        batch = item.batch
+    def _on_batch(self, item: BatchItem, drain: Drain) -> None:
+        batch = self._monitor.sets.cut(item.batch)
+        drain.entries.events += self._swaps.hear(item.answers, batch.bank_digest)
         answer = pb.StreamResponse(acknowledged_step=batch.step)
         began = self._clock()
         if self._monitor.is_repeated(batch.engine, batch.step):
@@ -276,13 +287,13 @@ class Ingest:
         self._engines.hear(batch.engine, now, step=batch.step)
         self._last_batch_at = self._wall_clock()
         if item.n_missing:
-            self._record_gap(_missing_gap(item), "rows missing from a batch", drain)
+            self._record_gap(missing_gap(item), "rows missing from a batch", drain)
         drain.finish(self._monitor.end(batch.engine, batch.finished))
         if item.captured_at > 0:
             drain.captured_at.append(item.captured_at)
         drain.answers.append((item.answers, answer))
 
-    def _on_gap(self, item: GapItem, drain: _Drain) -> None:
+    def _on_gap(self, item: GapItem, drain: Drain) -> None:
         gap, problem = item.gap, item.problem
         if problem and self._is_leap(gap):
             # Believed, it would make every real step after it look repeated.
@@ -310,25 +321,42 @@ class Ingest:
     def _is_leap(self, gap: Gap) -> bool:
         return gap.last_step > self._engines.last_steps[gap.engine] + _MAX_LEAP
 
-    def _record_gap(self, gap: Gap, detail: str, drain: _Drain) -> None:
+    def _record_gap(self, gap: Gap, detail: str, drain: Drain) -> None:
         drain.finish(self._monitor.record_gap(gap))
         drain.entries.gaps.append((gap, detail))
 
-    def _on_heartbeat(self, item: HeartbeatItem, drain: _Drain) -> None:
+    def _on_heartbeat(self, item: HeartbeatItem, drain: Drain) -> None:
         self._engines.hear(item.engine, self._clock(), is_proven=item.is_proven)
-        # One answer for each request: the sender counts them.
-        step = self._engines.last_steps[item.engine]
-        answer = pb.StreamResponse(acknowledged_step=step)
-        drain.answers.append((item.answers, answer))
+        drain.entries.events += self._swaps.hear(item.answers, item.bank_digest)
+        self._answer(item, drain)
 
-    def _on_goodbye(self, item: GoodbyeItem, drain: _Drain) -> None:
+    def _on_goodbye(self, item: GoodbyeItem, drain: Drain) -> None:
         self._engines.say_goodbye(item.engine, self._clock())
-        step = self._engines.last_steps[item.engine]
-        drain.answers.append((item.answers, pb.StreamResponse(acknowledged_step=step)))
+        self._answer(item, drain)
         event = Event(kind="goodbye", detail="", engine=item.engine)
         drain.entries.events.append(event)
 
-    def _on_hello(self, item: HelloItem, drain: _Drain) -> None:
+    def _on_bank_refusal(self, item: BankRefusalItem, drain: Drain) -> None:
+        self._engines.hear(item.engine, self._clock())
+        drain.entries.events += self._swaps.refused(item)
+        self._answer(item, drain)
+
+    def _answer(
+        self, item: HeartbeatItem | GoodbyeItem | BankRefusalItem, drain: Drain
+    ) -> None:
+        """One answer for each request: the sender counts them."""
+        step = self._engines.last_steps[item.engine]
+        drain.answers.append((item.answers, pb.StreamResponse(acknowledged_step=step)))
+
+    def _on_change(self, item: ChangeItem, drain: Drain) -> None:
+        said = ""
+        try:
+            drain.entries.events += self._swaps.change(item)
+        except SwapError as error:
+            said = str(error)
+        drain.replies.append((item.reply, said))
+
+    def _on_hello(self, item: HelloItem, drain: Drain) -> None:
         if not item.refusal:
             self._engines.accept(item.engine)
             log.info("engine %s: %s", item.engine, item.detail)
@@ -342,15 +370,17 @@ class Ingest:
             event = Event(kind="hello_refused", detail=item.refusal, engine=item.engine)
             drain.entries.events.append(event)
 
-    def _on_stream_start(self, item: StreamStart, drain: _Drain) -> None:
+    def _on_stream_start(self, item: StreamStart, drain: Drain) -> None:
         self._engines.connect(item.engine, self._clock())
+        drain.entries.events += self._swaps.open_stream(item)
 
-    def _on_stream_end(self, item: StreamEnd, drain: _Drain) -> None:
+    def _on_stream_end(self, item: StreamEnd, drain: Drain) -> None:
         if item.engine:
             self._engines.disconnect(item.engine, self._clock())
+        drain.entries.events += self._swaps.close_stream(item.answers)
         drain.answers.append((item.answers, None))
 
-    def _on_stop(self, item: Stop, drain: _Drain) -> None:
+    def _on_stop(self, item: Stop, drain: Drain) -> None:
         abandoned = self._monitor.end_all()
         drain.finish(abandoned)
         detail = f"{len(abandoned)} live requests abandoned"
@@ -364,32 +394,7 @@ class Ingest:
         HelloItem: _on_hello,
         StreamStart: _on_stream_start,
         StreamEnd: _on_stream_end,
+        BankRefusalItem: _on_bank_refusal,
+        ChangeItem: _on_change,
         Stop: _on_stop,
     }
-
-
-def _empty_gap(engine: str, began_at: float, ended_at: float) -> Gap:
-    return Gap(
-        engine=engine,
-        rank=0,
-        reason=LossReason.NOT_RECEIVED,
-        first_step=0,
-        last_step=0,
-        n_tokens=0,
-        began_at=began_at,
-        ended_at=ended_at,
-    )
-
-
-def _missing_gap(item: BatchItem) -> Gap:
-    batch = item.batch
-    return Gap(
-        engine=batch.engine,
-        rank=batch.rank,
-        reason=LossReason.NOT_RECEIVED,
-        first_step=batch.step,
-        last_step=batch.step,
-        n_tokens=item.n_missing,
-        began_at=item.captured_at,
-        ended_at=item.captured_at,
-    )

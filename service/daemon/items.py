@@ -1,9 +1,11 @@
 """What waits in the ingest queue: records that the RPC threads have made."""
 
 from dataclasses import dataclass
+from enum import StrEnum
 from queue import SimpleQueue
 
 from monitor.records import Gap, StepBatch
+from service.daemon.loaded_set import LoadedSet
 from service.rpc.innerwatch.v1 import innerwatch_pb2 as pb
 
 Answers = SimpleQueue[pb.StreamResponse | None]
@@ -36,11 +38,12 @@ class GapItem:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HeartbeatItem:
-    """An engine says that it lives, and whether its tap wrote its rows."""
+    """An engine says that it lives, whether its tap wrote its rows, and its bank."""
 
     engine: str
     is_proven: bool
     answers: Answers
+    bank_digest: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,9 +65,12 @@ class HelloItem:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StreamStart:
-    """An engine opened a stream."""
+    """An engine opened a stream; *bank_digest* is of what its Hello was answered."""
 
     engine: str
+    hello: pb.HelloRequest
+    bank_digest: str
+    answers: Answers
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,6 +79,42 @@ class StreamEnd:
 
     engine: str
     answers: Answers
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BankRefusalItem:
+    """An engine can not compute a bank that it was told to."""
+
+    engine: str
+    digest: str
+    reason: str
+    answers: Answers
+
+
+class ChangeKind(StrEnum):
+    """What an operator asks for."""
+
+    LOAD = "load"
+    UNLOAD = "unload"
+    SHADOW = "shadow"
+    PROMOTE = "promote"
+    ROLL_BACK = "rollback"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ChangeItem:
+    """
+    A change of the detector sets.
+
+    *reply* gets "" when it is in the record, else why it can not be made; *loaded* is
+    set for `ChangeKind.LOAD`, and *name* for all but that and `ChangeKind.ROLL_BACK`.
+    """
+
+    kind: ChangeKind
+    by: str
+    reply: SimpleQueue[str]
+    name: str = ""
+    loaded: LoadedSet | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,5 +130,7 @@ Item = (
     | HelloItem
     | StreamStart
     | StreamEnd
+    | BankRefusalItem
+    | ChangeItem
     | Stop
 )

@@ -9,9 +9,11 @@ from numpy.typing import NDArray
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info
 
 from monitor.coverage import Totals
-from monitor.records import Abstention, LossReason, RequestSummary, Verdict
-from probes.bundle import Bundle
+from monitor.records import Abstention, Flag, LossReason, RequestSummary, Verdict
+from service.daemon.loaded_set import LoadedSet
+from service.daemon.set_metrics import SetMetrics, label_of
 from service.daemon.state import State, StateName
+from service.daemon.swaps import SwapView
 
 # Detectors differ in their units (logits, squared distances): powers of 4 both ways.
 _MARGIN_BUCKETS = tuple(
@@ -21,6 +23,7 @@ _MARGIN_BUCKETS = tuple(
 _SCORING_BUCKETS = (0.0001, 0.0003, 0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1)
 # From one decode step to a queue that has been full for a while.
 _LAG_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
+_OF = ("detector", "bundle")
 
 _Label = TypeVar("_Label", bound=str)
 
@@ -29,17 +32,16 @@ class Metrics:
     """
     Everything that is exported. Written by the ingest thread only.
 
-    Every label value that is known at start is exported from the start.
+    Every label value that is known at start is exported from the start. The label
+    bundle is the first 12 digits of the digest of the set that said it.
     """
 
     def __init__(
-        self, registry: CollectorRegistry, bundle: Bundle, *, version: str
+        self, registry: CollectorRegistry, live: LoadedSet, *, version: str
     ) -> None:
-        self._detectors = detectors = [d.name for d in bundle.detectors]
         reasons, verdicts = [r.value for r in LossReason], [v.value for v in Verdict]
 
-        def counter(name: str, text: str, label: str = "") -> Counter:
-            labels = (label,) if label else ()
+        def counter(name: str, text: str, *labels: str) -> Counter:
             return Counter(f"innerwatch_{name}", text, labels, registry=registry)
 
         def gauge(name: str, text: str, labels: Sequence[str] = ()) -> Gauge:
@@ -54,7 +56,7 @@ class Metrics:
         self._repeated = counter("tokens_repeated", "Rows computed again, skipped.")
         self._requests = counter("requests", "Finished requests.", "verdict")
         self._evicted = counter("requests_evicted", "Finished for being too many.")
-        self._flags = counter("flags", "Flags, durable in the record.", "detector")
+        self._flags = counter("flags", "Flags, durable in the record.", *_OF)
         self._abstentions = counter(
             "requests_abstained", "Scored requests without an answer.", "reason"
         )
@@ -65,7 +67,7 @@ class Metrics:
             "drift_log10_capital",
             "Evidence that a detector's scores drifted; by chance ever above n with "
             "probability 10^-n.",
-            ("detector",),
+            _OF,
         )
         self._gaps = counter("gaps", "Gaps that were recorded.", "reason")
         self._batches_repeated = counter("batches_repeated", "Sent again, skipped.")
@@ -74,7 +76,7 @@ class Metrics:
         self._margins = Histogram(
             "innerwatch_score_margin",
             "How far each finished request was above its boundary; flagged above 0.",
-            ("detector",),
+            _OF,
             buckets=_MARGIN_BUCKETS,
             registry=registry,
         )
@@ -96,15 +98,16 @@ class Metrics:
         self._last_batch = gauge("last_batch_timestamp_seconds", "Last batch scored.")
         self._state = gauge("state", "1 for the state the daemon is in.", ("state",))
         self._raised: dict[tuple[str, ...], int] = {}
+        self._drifting = ""
         _init(self._lost, reasons)
         _init(self._gaps, reasons)
         _init(self._requests, verdicts)
-        _init(self._flags, detectors)
         _init(self._abstentions, [a.value for a in Abstention])
-        self.set_drift(np.ones(len(detectors)))
-        for name in detectors:
-            self._margins.labels(name)
-        self._set_infos(registry, bundle, version)
+        build = Info("innerwatch_build", "This program.", registry=registry)
+        build.info({"version": version})
+        self._sets = SetMetrics(registry)
+        self.set_detectors(live, [live])
+        self.set_drift(live, np.ones(len(live.bundle.detectors)))
 
     def set_totals(self, totals: Totals) -> None:
         """Raise the counters to the monitor's *totals*, which only rise."""
@@ -116,21 +119,42 @@ class Metrics:
         self._raise(self._evicted, totals.n_evicted)
         self._raise_each(self._lost, tokens.n_lost)
         self._raise_each(self._requests, totals.n_requests)
-        self._raise_each(self._flags, totals.n_flags)
         self._raise_each(self._abstentions, totals.n_abstentions)
         self._raise(self._discoveries, totals.n_discoveries)
 
-    def set_drift(self, capital: NDArray[np.float64]) -> None:
-        """Show the capital of each detector's drift test, in the bundle's order."""
-        for name, value in zip(self._detectors, capital.tolist(), strict=True):
-            self._drift.labels(name).set(log10(value))
+    def set_detectors(self, live: LoadedSet, loaded: Iterable[LoadedSet]) -> None:
+        """Show which sets there are."""
+        self._sets.set_detectors(live, loaded)
+        for one in loaded:
+            for detector in one.bundle.detectors:
+                self._flags.labels(detector.name, label_of(one.digest))
+                self._margins.labels(detector.name, label_of(one.digest))
+
+    def set_sets(self, view: SwapView) -> None:
+        """Show what each set does, and what the shadow would have said."""
+        self._sets.set_view(view)
+
+    def set_drift(self, live: LoadedSet, capital: NDArray[np.float64]) -> None:
+        """Show the capital of each detector's drift test, in the live set's order."""
+        if self._drifting != live.digest:
+            self._drift.clear()
+            self._drifting = live.digest
+        names = [detector.name for detector in live.bundle.detectors]
+        for name, value in zip(names, capital.tolist(), strict=True):
+            self._drift.labels(name, label_of(live.digest)).set(log10(value))
+
+    def count_flags(self, flags: Iterable[Flag]) -> None:
+        """Count flags that are in the record."""
+        for flag in flags:
+            self._flags.labels(flag.detector, label_of(flag.bundle_digest)).inc()
 
     def count_summaries(self, summaries: Iterable[RequestSummary]) -> None:
         """Observe the margins of finished requests that had any."""
         for summary in summaries:
+            bundle = label_of(summary.bundle_digest)
             for detector, margin in summary.margins.items():
                 if isfinite(margin):
-                    self._margins.labels(detector).observe(margin)
+                    self._margins.labels(detector, bundle).observe(margin)
 
     def count_gap(self, reason: LossReason) -> None:
         """Count one recorded gap."""
@@ -179,27 +203,6 @@ class Metrics:
     def _raise_each(self, counter: Counter, values: Mapping[_Label, int]) -> None:
         for label, value in values.items():
             self._raise(counter, value, str(label))
-
-    def _set_infos(
-        self, registry: CollectorRegistry, bundle: Bundle, version: str
-    ) -> None:
-        build = Info("innerwatch_build", "This program.", registry=registry)
-        build.info({"version": version})
-        info = Info("innerwatch_bundle", "The detectors' bundle.", registry=registry)
-        info.info(
-            {"name": bundle.name, "version": bundle.version, "digest": bundle.digest}
-        )
-        names = ("detector", "hook_points", "aggregator", "thresholds")
-        detectors = Info(
-            "innerwatch_detector", "One detector.", ("detector",), registry=registry
-        )
-        for detector in bundle.detectors:
-            hook_points = ",".join(p.hook_point for p in detector.projections)
-            thresholds = bundle.calibration.thresholds_text(detector.name)
-            values = (hook_points, detector.aggregator.name, thresholds)
-            detectors.labels(detector.name).info(
-                dict(zip(names[1:], values, strict=True))
-            )
 
 
 def _init(counter: Counter, labels: Iterable[str]) -> None:

@@ -1,10 +1,9 @@
-"""The operator's side of the wire: Control and Audit. Reads only."""
+"""The operator's side of the wire: Control and Audit."""
 
 import grpc
 
-from probes.bundle import Bundle
 from service.daemon.audit.reader import AuditReader, FlagRow
-from service.daemon.ingest import Ingest
+from service.daemon.detectors_rpc import DetectorsRPC, sets_to_proto
 from service.request_ids import client_request
 from service.rpc.innerwatch.v1 import innerwatch_pb2 as pb
 from service.rpc.innerwatch.v1 import innerwatch_pb2_grpc as rpc
@@ -13,26 +12,24 @@ _DEFAULT_LIMIT = 100
 _MAX_LIMIT = 10_000  # Some 3 MB of answer.
 
 
-class ControlRPC(rpc.ControlServicer):
-    """Says what the daemon watches and what it missed."""
-
-    def __init__(self, bundle: Bundle, ingest: Ingest) -> None:
-        self._bundle = bundle
-        self._ingest = ingest
+class ControlRPC(DetectorsRPC):
+    """Says what the daemon watches and what it missed, and changes with what."""
 
     def Status(  # noqa: N802 - gRPC's name
         self, request: pb.StatusRequest, context: grpc.ServicerContext
     ) -> pb.StatusResponse:
         """Return the last snapshot."""
         now = self._ingest.snapshot
+        live = now.swaps.sets[0]
         return pb.StatusResponse(
             state=now.state.name.value,
             reason=now.state.reason,
-            bundle_name=self._bundle.name,
-            bundle_digest=self._bundle.digest,
+            bundle_name=live.name,
+            bundle_digest=live.digest,
             n_tokens_expected=now.n_tokens_expected,
             n_tokens_scored=now.n_tokens_scored,
             n_tokens_shadowed=now.n_tokens_shadowed,
+            detectors=sets_to_proto(now.swaps),
             n_tokens_lost=now.n_tokens_lost,
             n_requests=now.n_requests,
             n_flags=now.n_flags,

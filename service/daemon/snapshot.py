@@ -7,6 +7,7 @@ import numpy as np
 
 from monitor.core import Monitor
 from service.daemon.state import State
+from service.daemon.swaps import SwapView
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,11 +26,15 @@ class Snapshot:
     n_abstentions: Mapping[str, int]
     n_discoveries: int
     drift_log10_capital: Mapping[str, float]
+    swaps: SwapView
 
 
-def snapshot_of(monitor: Monitor, state: State, last_batch_at: float) -> Snapshot:
+def snapshot_of(
+    monitor: Monitor, state: State, last_batch_at: float, swaps: SwapView
+) -> Snapshot:
     """Copy what *monitor* counts; *last_batch_at* is seconds since the epoch."""
     totals = monitor.totals
+    names = monitor.sets.now.names
     return Snapshot(
         state=state,
         n_tokens_expected=totals.tokens.n_expected,
@@ -37,12 +42,13 @@ def snapshot_of(monitor: Monitor, state: State, last_batch_at: float) -> Snapsho
         n_tokens_shadowed=totals.tokens.n_shadowed,
         n_tokens_lost={str(r): n for r, n in totals.tokens.n_lost.items()},
         n_requests={str(v): n for v, n in totals.n_requests.items()},
-        n_flags=dict(totals.n_flags),
+        n_flags=dict.fromkeys(names, 0) | totals.n_flags,
         n_live_requests=monitor.n_live_requests,
         last_batch_at=last_batch_at,
         n_abstentions={str(a): n for a, n in totals.n_abstentions.items()},
         n_discoveries=totals.n_discoveries,
         drift_log10_capital=dict(
-            zip(totals.n_flags, np.log10(monitor.drift).tolist(), strict=True)
+            zip(names, np.log10(monitor.drift).tolist(), strict=True)
         ),
+        swaps=swaps,
     )

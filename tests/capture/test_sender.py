@@ -11,6 +11,7 @@ import pytest
 
 from service.capture.outbox import Outbox
 from service.capture.sender import Sender
+from service.capture.settings import CaptureError
 from service.rpc.innerwatch.v1 import innerwatch_pb2 as pb
 from service.rpc.innerwatch.v1 import innerwatch_pb2_grpc as pb_grpc
 from tests.capture.test_outbox import FULL, HOOK_POINT, make_silent_step, make_step
@@ -21,6 +22,7 @@ class Daemon(pb_grpc.CaptureServicer):
 
     def __init__(self) -> None:
         self.requests: list[pb.StreamRequest] = []
+        self.orders: list[pb.Bank] = []
 
     def Hello(  # noqa: N802 - gRPC's spelling
         self, request: pb.HelloRequest, context: grpc.ServicerContext
@@ -34,6 +36,8 @@ class Daemon(pb_grpc.CaptureServicer):
     ) -> Iterator[pb.StreamResponse]:
         for request in request_iterator:
             self.requests.append(request)
+            while self.orders:
+                yield pb.StreamResponse(bank=self.orders.pop(0))
             yield pb.StreamResponse()
 
     def kinds(self) -> list[str | None]:
@@ -58,10 +62,19 @@ def daemon(address: str) -> Iterator[Daemon]:
 
 
 def make_sender(
-    outbox: Outbox, address: str, hello: Callable[[], pb.HelloRequest]
+    outbox: Outbox,
+    address: str,
+    hello: Callable[[], pb.HelloRequest],
+    on_bank: Callable[[pb.Bank], None] = lambda _: None,
+    bank_digest: Callable[[], str] = lambda: "",
 ) -> Sender:
     sender = Sender(
-        outbox=outbox, address=address, hello=hello, on_hello=lambda _: None
+        outbox=outbox,
+        address=address,
+        hello=hello,
+        on_hello=lambda _: None,
+        on_bank=on_bank,
+        bank_digest=bank_digest,
     )
     sender.start()
     return sender
@@ -129,3 +142,53 @@ def test_heartbeats_say_what_the_last_step_showed(address: str, daemon: Daemon) 
     sender.close()
 
     assert proven()[0]
+
+
+def test_an_order_acknowledges_nothing(address: str, daemon: Daemon) -> None:
+    """Banks are taken between acknowledgements; no step is forgotten for one."""
+    outbox = Outbox(1 << 20)
+    taken: list[str] = []
+    sender = make_sender(
+        outbox,
+        address,
+        make_hello,
+        on_bank=lambda bank: taken.append(bank.digest),
+        bank_digest=lambda: taken[-1] if taken else "",
+    )
+    wait_until(lambda: sender.is_connected)
+    daemon.orders = [pb.Bank(digest="one"), pb.Bank(digest="two")]
+    for number in range(1, 9):
+        outbox.put(make_step(number), FULL)
+
+    wait_until(outbox.is_empty)
+    sender.close()
+
+    assert ["one", "two"] == taken
+    kinds = daemon.kinds()
+    assert 8 == kinds.count("batch")
+    assert "goodbye" == kinds[-1]
+    beats = [r.heartbeat for r in daemon.requests if r.HasField("heartbeat")]
+    assert {b.bank_digest for b in beats} <= {"", "two"}
+
+
+def test_a_refused_order_is_reported_and_the_stream_goes_on(
+    address: str, daemon: Daemon
+) -> None:
+    """The daemon hears which bank it was and why; what was computed before goes on."""
+
+    def refuse(bank: pb.Bank) -> None:
+        raise CaptureError(f"bank {bank.digest}: too wide")
+
+    outbox = Outbox(1 << 20)
+    sender = make_sender(outbox, address, make_hello, on_bank=refuse)
+    wait_until(lambda: sender.is_connected)
+    daemon.orders = [pb.Bank(digest="wide")]
+
+    wait_until(lambda: "bank_refusal" in daemon.kinds())
+    outbox.put(make_step(1), FULL)
+    wait_until(outbox.is_empty)
+    sender.close()
+
+    (refusal,) = [r.bank_refusal for r in daemon.requests if r.HasField("bank_refusal")]
+    assert ("wide", "bank wide: too wide") == (refusal.digest, refusal.reason)
+    assert "goodbye" == daemon.kinds()[-1]

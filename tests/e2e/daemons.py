@@ -21,14 +21,17 @@ from tests.service.builders import serve_command
 class Daemon:
     """`innerwatch serve` in a process of its own, which can be killed and started."""
 
-    def __init__(self, folder: Path, bundle: str = "bundle") -> None:
+    def __init__(
+        self, folder: Path, bundle: str = "bundle", token_ids: str = "hash"
+    ) -> None:
         self.folder = folder
         self.listen = f"unix:{folder}/innerwatch.sock"
         self.metrics_port = free_port()
         (folder / "monitor.toml").write_text(
             f'[daemon]\nlisten = "{self.listen}"\n'
             f"[metrics]\nport = {self.metrics_port}\n"
-            f'[detectors]\nbundle = "{bundle}"\n[audit]\ndirectory = "audit"\n'
+            f'[detectors]\nbundle = "{bundle}"\n'
+            f'[audit]\ndirectory = "audit"\ntoken_ids = "{token_ids}"\n'
         )
         self.process: subprocess.Popen[bytes] | None = None
 

@@ -31,7 +31,7 @@ from tests.service.messages import batch_to_proto, identity_to_proto
 ROOT = Path(__file__).parents[2]
 _PATIENCE_SECONDS = 30.0
 
-Message = pb.StepBatch | pb.Gap | pb.Heartbeat | pb.Goodbye
+Message = pb.StepBatch | pb.Gap | pb.Heartbeat | pb.Goodbye | pb.BankRefusal
 
 
 def identity(**changes: str | int) -> ModelIdentity:
@@ -199,11 +199,20 @@ class RunningDaemon:
         return text
 
     def metric(self, sample: str) -> float:
-        """Return the value of one sample, e.g. ``innerwatch_flags_total{...}``."""
-        for line in self.get().splitlines():
-            if line.startswith(sample + " "):
-                return float(line.rsplit(" ", 1)[1])
-        raise KeyError(sample)
+        """
+        Return the sum over the samples with these labels, as Prometheus has it, e.g.
+        of ``innerwatch_flags_total{detector="max"}`` over all bundles.
+        """
+        name, *labels = sample.rstrip("}").replace("{", ",").split(",")
+        found = [
+            float(line.rsplit(" ", 1)[1])
+            for line in self.get().splitlines()
+            if line.startswith((name + " ", name + "{"))
+            and all(label in line for label in labels)
+        ]
+        if not found:
+            raise KeyError(sample)
+        return sum(found)
 
     def state(self) -> str:
         """Return the daemon's state in one word."""
@@ -257,6 +266,8 @@ class Client:
             request.gap.CopyFrom(batch)
         elif isinstance(batch, pb.Heartbeat):
             request.heartbeat.CopyFrom(batch)
+        elif isinstance(batch, pb.BankRefusal):
+            request.bank_refusal.CopyFrom(batch)
         else:
             request.goodbye.CopyFrom(batch)
         self._requests.put(request)

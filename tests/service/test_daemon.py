@@ -22,6 +22,7 @@ from tests.monitor.builders import (
 from tests.service.builders import (
     Client,
     RunningDaemon,
+    bundle,
     eventually,
     hello,
     innerwatch,
@@ -275,12 +276,13 @@ def test_every_label_is_exported_from_the_start() -> None:
     with place() as where, RunningDaemon(where) as daemon:
         page = daemon.get()
 
+    of = f'bundle="{bundle().digest[:12]}",detector'
     for sample in (
         'innerwatch_tokens_lost_total{reason="tap_silent"} 0.0',
         'innerwatch_requests_total{verdict="unscanned"} 0.0',
-        'innerwatch_flags_total{detector="mean"} 0.0',
+        f'innerwatch_flags_total{{{of}="mean"}} 0.0',
         'innerwatch_gaps_total{reason="buffer_full"} 0.0',
-        'innerwatch_score_margin_count{detector="ema"} 0.0',
+        f'innerwatch_score_margin_count{{{of}="ema"}} 0.0',
         'innerwatch_state{state="waiting"} 1.0',
         "innerwatch_batches_refused_total 0.0",
     ):

@@ -6,7 +6,7 @@ import json
 import math
 import os
 import sqlite3
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -81,7 +81,7 @@ class AuditStore:
             directory: Made if absent, readable by its owner only.
             token_ids: "ids", "hash" or "none".
             model: Written with every flag.
-            bundle_digest: Written with every flag.
+            bundle_digest: Of what it starts with.
 
         Raises:
             AuditError: It cannot be written, is in use, or is of another version.
@@ -114,9 +114,11 @@ class AuditStore:
             bundle_digest=bundle_digest,
         )
 
-    def begin(self, now: float) -> Gap | None:
+    def begin(self, now: float, problems: Sequence[str] = ()) -> Gap | None:
         """
         Record a start; if the last run did not stop, also when it was down.
+
+        *problems* are why it did not go on with the detector sets of before.
 
         Returns:
             The gap since the daemon was last known to run, or None.
@@ -126,6 +128,7 @@ class AuditStore:
             " ORDER BY event_id DESC LIMIT 1"
         ).fetchone()
         entries = Entries(events=[Event(kind="start", detail=self._bundle_digest)])
+        entries.events += [Event(kind="detectors_lost", detail=p) for p in problems]
         gap = None
         if last is not None and last[0] == "start":
             gap = self._down_gap(now)
@@ -214,7 +217,7 @@ class AuditStore:
                 ids,
                 digest,
                 flag.bank_digest,
-                self._bundle_digest,
+                flag.bundle_digest or self._bundle_digest,
                 self._model,
                 now,
                 flag.adapter,
@@ -243,7 +246,7 @@ class AuditStore:
                 json.dumps(summary.flagged_by),
                 ids,
                 digest,
-                self._bundle_digest,
+                summary.bundle_digest or self._bundle_digest,
                 self._model,
                 now,
                 _json(summary.margins),

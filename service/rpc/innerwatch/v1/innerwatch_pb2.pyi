@@ -116,20 +116,22 @@ class BankSlice(_message.Message):
     def __init__(self, hook_point: _Optional[str] = ..., n_columns: _Optional[int] = ..., d_model: _Optional[int] = ..., weight: _Optional[bytes] = ..., bias: _Optional[bytes] = ...) -> None: ...
 
 class StreamRequest(_message.Message):
-    __slots__ = ("engine", "rank", "batch", "gap", "heartbeat", "goodbye")
+    __slots__ = ("engine", "rank", "batch", "gap", "heartbeat", "goodbye", "bank_refusal")
     ENGINE_FIELD_NUMBER: _ClassVar[int]
     RANK_FIELD_NUMBER: _ClassVar[int]
     BATCH_FIELD_NUMBER: _ClassVar[int]
     GAP_FIELD_NUMBER: _ClassVar[int]
     HEARTBEAT_FIELD_NUMBER: _ClassVar[int]
     GOODBYE_FIELD_NUMBER: _ClassVar[int]
+    BANK_REFUSAL_FIELD_NUMBER: _ClassVar[int]
     engine: str
     rank: int
     batch: StepBatch
     gap: Gap
     heartbeat: Heartbeat
     goodbye: Goodbye
-    def __init__(self, engine: _Optional[str] = ..., rank: _Optional[int] = ..., batch: _Optional[_Union[StepBatch, _Mapping]] = ..., gap: _Optional[_Union[Gap, _Mapping]] = ..., heartbeat: _Optional[_Union[Heartbeat, _Mapping]] = ..., goodbye: _Optional[_Union[Goodbye, _Mapping]] = ...) -> None: ...
+    bank_refusal: BankRefusal
+    def __init__(self, engine: _Optional[str] = ..., rank: _Optional[int] = ..., batch: _Optional[_Union[StepBatch, _Mapping]] = ..., gap: _Optional[_Union[Gap, _Mapping]] = ..., heartbeat: _Optional[_Union[Heartbeat, _Mapping]] = ..., goodbye: _Optional[_Union[Goodbye, _Mapping]] = ..., bank_refusal: _Optional[_Union[BankRefusal, _Mapping]] = ...) -> None: ...
 
 class StepBatch(_message.Message):
     __slots__ = ("step", "bank_digest", "hook_points", "requests", "token_ids", "finished", "preempted", "n_rows_expected", "captured_at", "slots", "weights_generation")
@@ -238,33 +240,45 @@ class LostRange(_message.Message):
     def __init__(self, request_id: _Optional[str] = ..., first_position: _Optional[int] = ..., n_tokens: _Optional[int] = ...) -> None: ...
 
 class Heartbeat(_message.Message):
-    __slots__ = ("step", "sent_at", "is_proven")
+    __slots__ = ("step", "sent_at", "is_proven", "bank_digest")
     STEP_FIELD_NUMBER: _ClassVar[int]
     SENT_AT_FIELD_NUMBER: _ClassVar[int]
     IS_PROVEN_FIELD_NUMBER: _ClassVar[int]
+    BANK_DIGEST_FIELD_NUMBER: _ClassVar[int]
     step: int
     sent_at: float
     is_proven: bool
-    def __init__(self, step: _Optional[int] = ..., sent_at: _Optional[float] = ..., is_proven: _Optional[bool] = ...) -> None: ...
+    bank_digest: str
+    def __init__(self, step: _Optional[int] = ..., sent_at: _Optional[float] = ..., is_proven: _Optional[bool] = ..., bank_digest: _Optional[str] = ...) -> None: ...
+
+class BankRefusal(_message.Message):
+    __slots__ = ("digest", "reason")
+    DIGEST_FIELD_NUMBER: _ClassVar[int]
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    digest: str
+    reason: str
+    def __init__(self, digest: _Optional[str] = ..., reason: _Optional[str] = ...) -> None: ...
 
 class Goodbye(_message.Message):
     __slots__ = ()
     def __init__(self) -> None: ...
 
 class StreamResponse(_message.Message):
-    __slots__ = ("acknowledged_step", "refusal")
+    __slots__ = ("acknowledged_step", "refusal", "bank")
     ACKNOWLEDGED_STEP_FIELD_NUMBER: _ClassVar[int]
     REFUSAL_FIELD_NUMBER: _ClassVar[int]
+    BANK_FIELD_NUMBER: _ClassVar[int]
     acknowledged_step: int
     refusal: str
-    def __init__(self, acknowledged_step: _Optional[int] = ..., refusal: _Optional[str] = ...) -> None: ...
+    bank: Bank
+    def __init__(self, acknowledged_step: _Optional[int] = ..., refusal: _Optional[str] = ..., bank: _Optional[_Union[Bank, _Mapping]] = ...) -> None: ...
 
 class StatusRequest(_message.Message):
     __slots__ = ()
     def __init__(self) -> None: ...
 
 class StatusResponse(_message.Message):
-    __slots__ = ("state", "reason", "bundle_name", "bundle_digest", "n_tokens_expected", "n_tokens_scored", "n_tokens_lost", "n_requests", "n_flags", "n_live_requests", "last_batch_at", "n_abstentions", "n_discoveries", "drift_log10_capital", "n_tokens_shadowed")
+    __slots__ = ("state", "reason", "bundle_name", "bundle_digest", "n_tokens_expected", "n_tokens_scored", "n_tokens_lost", "n_requests", "n_flags", "n_live_requests", "last_batch_at", "n_abstentions", "n_discoveries", "drift_log10_capital", "n_tokens_shadowed", "detectors")
     class NTokensLostEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -315,6 +329,7 @@ class StatusResponse(_message.Message):
     N_DISCOVERIES_FIELD_NUMBER: _ClassVar[int]
     DRIFT_LOG10_CAPITAL_FIELD_NUMBER: _ClassVar[int]
     N_TOKENS_SHADOWED_FIELD_NUMBER: _ClassVar[int]
+    DETECTORS_FIELD_NUMBER: _ClassVar[int]
     state: str
     reason: str
     bundle_name: str
@@ -330,7 +345,83 @@ class StatusResponse(_message.Message):
     n_discoveries: int
     drift_log10_capital: _containers.ScalarMap[str, float]
     n_tokens_shadowed: int
-    def __init__(self, state: _Optional[str] = ..., reason: _Optional[str] = ..., bundle_name: _Optional[str] = ..., bundle_digest: _Optional[str] = ..., n_tokens_expected: _Optional[int] = ..., n_tokens_scored: _Optional[int] = ..., n_tokens_lost: _Optional[_Mapping[str, int]] = ..., n_requests: _Optional[_Mapping[str, int]] = ..., n_flags: _Optional[_Mapping[str, int]] = ..., n_live_requests: _Optional[int] = ..., last_batch_at: _Optional[float] = ..., n_abstentions: _Optional[_Mapping[str, int]] = ..., n_discoveries: _Optional[int] = ..., drift_log10_capital: _Optional[_Mapping[str, float]] = ..., n_tokens_shadowed: _Optional[int] = ...) -> None: ...
+    detectors: DetectorSets
+    def __init__(self, state: _Optional[str] = ..., reason: _Optional[str] = ..., bundle_name: _Optional[str] = ..., bundle_digest: _Optional[str] = ..., n_tokens_expected: _Optional[int] = ..., n_tokens_scored: _Optional[int] = ..., n_tokens_lost: _Optional[_Mapping[str, int]] = ..., n_requests: _Optional[_Mapping[str, int]] = ..., n_flags: _Optional[_Mapping[str, int]] = ..., n_live_requests: _Optional[int] = ..., last_batch_at: _Optional[float] = ..., n_abstentions: _Optional[_Mapping[str, int]] = ..., n_discoveries: _Optional[int] = ..., drift_log10_capital: _Optional[_Mapping[str, float]] = ..., n_tokens_shadowed: _Optional[int] = ..., detectors: _Optional[_Union[DetectorSets, _Mapping]] = ...) -> None: ...
+
+class ListDetectorsRequest(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class RollbackRequest(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class DetectorsRequest(_message.Message):
+    __slots__ = ("name",)
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    def __init__(self, name: _Optional[str] = ...) -> None: ...
+
+class LoadDetectorsRequest(_message.Message):
+    __slots__ = ("path", "digest", "name")
+    PATH_FIELD_NUMBER: _ClassVar[int]
+    DIGEST_FIELD_NUMBER: _ClassVar[int]
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    path: str
+    digest: str
+    name: str
+    def __init__(self, path: _Optional[str] = ..., digest: _Optional[str] = ..., name: _Optional[str] = ...) -> None: ...
+
+class DetectorSets(_message.Message):
+    __slots__ = ("sets", "bank_digest", "waiting_for", "problem")
+    SETS_FIELD_NUMBER: _ClassVar[int]
+    BANK_DIGEST_FIELD_NUMBER: _ClassVar[int]
+    WAITING_FOR_FIELD_NUMBER: _ClassVar[int]
+    PROBLEM_FIELD_NUMBER: _ClassVar[int]
+    sets: _containers.RepeatedCompositeFieldContainer[DetectorSet]
+    bank_digest: str
+    waiting_for: _containers.RepeatedScalarFieldContainer[str]
+    problem: str
+    def __init__(self, sets: _Optional[_Iterable[_Union[DetectorSet, _Mapping]]] = ..., bank_digest: _Optional[str] = ..., waiting_for: _Optional[_Iterable[str]] = ..., problem: _Optional[str] = ...) -> None: ...
+
+class DetectorSet(_message.Message):
+    __slots__ = ("name", "digest", "state", "path", "n_detectors", "n_live_requests", "shadow")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    DIGEST_FIELD_NUMBER: _ClassVar[int]
+    STATE_FIELD_NUMBER: _ClassVar[int]
+    PATH_FIELD_NUMBER: _ClassVar[int]
+    N_DETECTORS_FIELD_NUMBER: _ClassVar[int]
+    N_LIVE_REQUESTS_FIELD_NUMBER: _ClassVar[int]
+    SHADOW_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    digest: str
+    state: str
+    path: str
+    n_detectors: int
+    n_live_requests: int
+    shadow: ShadowTally
+    def __init__(self, name: _Optional[str] = ..., digest: _Optional[str] = ..., state: _Optional[str] = ..., path: _Optional[str] = ..., n_detectors: _Optional[int] = ..., n_live_requests: _Optional[int] = ..., shadow: _Optional[_Union[ShadowTally, _Mapping]] = ...) -> None: ...
+
+class ShadowTally(_message.Message):
+    __slots__ = ("n_requests", "n_requests_flagged", "n_flagged_live", "n_abstentions", "n_flags")
+    class NFlagsEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: int
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[int] = ...) -> None: ...
+    N_REQUESTS_FIELD_NUMBER: _ClassVar[int]
+    N_REQUESTS_FLAGGED_FIELD_NUMBER: _ClassVar[int]
+    N_FLAGGED_LIVE_FIELD_NUMBER: _ClassVar[int]
+    N_ABSTENTIONS_FIELD_NUMBER: _ClassVar[int]
+    N_FLAGS_FIELD_NUMBER: _ClassVar[int]
+    n_requests: int
+    n_requests_flagged: int
+    n_flagged_live: int
+    n_abstentions: int
+    n_flags: _containers.ScalarMap[str, int]
+    def __init__(self, n_requests: _Optional[int] = ..., n_requests_flagged: _Optional[int] = ..., n_flagged_live: _Optional[int] = ..., n_abstentions: _Optional[int] = ..., n_flags: _Optional[_Mapping[str, int]] = ...) -> None: ...
 
 class ListFlagsRequest(_message.Message):
     __slots__ = ("limit", "detector", "request_id")

@@ -163,6 +163,36 @@ class ControlStub:
                 request_serializer=service_dot_rpc_dot_innerwatch_dot_v1_dot_innerwatch__pb2.StatusRequest.SerializeToString,
                 response_deserializer=service_dot_rpc_dot_innerwatch_dot_v1_dot_innerwatch__pb2.StatusResponse.FromString,
                 _registered_method=True)
+        self.ListDetectors = channel.unary_unary(
+                '/innerwatch.v1.Control/ListDetectors',
+                request_serializer=service_dot_rpc_dot_innerwatch_dot_v1_dot_innerwatch__pb2.ListDetectorsRequest.SerializeToString,
+                response_deserializer=service_dot_rpc_dot_innerwatch_dot_v1_dot_innerwatch__pb2.DetectorSets.FromString,
+                _registered_method=True)
+        self.LoadDetectors = channel.unary_unary(
+                '/innerwatch.v1.Control/LoadDetectors',
+                request_serializer=service_dot_rpc_dot_innerwatch_dot_v1_dot_innerwatch__pb2.LoadDetectorsRequest.SerializeToString,
+                response_deserializer=service_dot_rpc_dot_innerwatch_dot_v1_dot_innerwatch__pb2.DetectorSets.FromString,
+                _registered_method=True)
+        self.UnloadDetectors = channel.unary_unary(
+                '/innerwatch.v1.Control/UnloadDetectors',
+                request_serializer=service_dot_rpc_dot_innerwatch_dot_v1_dot_innerwatch__pb2.DetectorsRequest.SerializeToString,
+                response_deserializer=service_dot_rpc_dot_innerwatch_dot_v1_dot_innerwatch__pb2.DetectorSets.FromString,
+                _registered_method=True)
+        self.StartShadow = channel.unary_unary(
+                '/innerwatch.v1.Control/StartShadow',
+                request_serializer=service_dot_rpc_dot_innerwatch_dot_v1_dot_innerwatch__pb2.DetectorsRequest.SerializeToString,
+                response_deserializer=service_dot_rpc_dot_innerwatch_dot_v1_dot_innerwatch__pb2.DetectorSets.FromString,
+                _registered_method=True)
+        self.Promote = channel.unary_unary(
+                '/innerwatch.v1.Control/Promote',
+                request_serializer=service_dot_rpc_dot_innerwatch_dot_v1_dot_innerwatch__pb2.DetectorsRequest.SerializeToString,
+                response_deserializer=service_dot_rpc_dot_innerwatch_dot_v1_dot_innerwatch__pb2.DetectorSets.FromString,
+                _registered_method=True)
+        self.Rollback = channel.unary_unary(
+                '/innerwatch.v1.Control/Rollback',
+                request_serializer=service_dot_rpc_dot_innerwatch_dot_v1_dot_innerwatch__pb2.RollbackRequest.SerializeToString,
+                response_deserializer=service_dot_rpc_dot_innerwatch_dot_v1_dot_innerwatch__pb2.DetectorSets.FromString,
+                _registered_method=True)
 
 
 class ControlServicer:
@@ -176,6 +206,49 @@ class ControlServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ListDetectors(self, request, context):
+        """Which detector sets are loaded, and what each does.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def LoadDetectors(self, request, context):
+        """Changes.  Each answers when it is in the record; FAILED_PRECONDITION and one
+        line when it can not be made, INVALID_ARGUMENT when the bundle can not be read,
+        PERMISSION_DENIED to whoever does not come over the daemon's unix socket.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def UnloadDetectors(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def StartShadow(self, request, context):
+        """Scores the same tokens beside the live set, and raises no flag.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Promote(self, request, context):
+        """Goes live once every connected engine computes its columns: see `ListDetectors`.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Rollback(self, request, context):
+        """Withdraws what is coming; else promotes what was live before.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_ControlServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -183,6 +256,36 @@ def add_ControlServicer_to_server(servicer, server):
                     servicer.Status,
                     request_deserializer=service_dot_rpc_dot_innerwatch_dot_v1_dot_innerwatch__pb2.StatusRequest.FromString,
                     response_serializer=service_dot_rpc_dot_innerwatch_dot_v1_dot_innerwatch__pb2.StatusResponse.SerializeToString,
+            ),
+            'ListDetectors': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListDetectors,
+                    request_deserializer=service_dot_rpc_dot_innerwatch_dot_v1_dot_innerwatch__pb2.ListDetectorsRequest.FromString,
+                    response_serializer=service_dot_rpc_dot_innerwatch_dot_v1_dot_innerwatch__pb2.DetectorSets.SerializeToString,
+            ),
+            'LoadDetectors': grpc.unary_unary_rpc_method_handler(
+                    servicer.LoadDetectors,
+                    request_deserializer=service_dot_rpc_dot_innerwatch_dot_v1_dot_innerwatch__pb2.LoadDetectorsRequest.FromString,
+                    response_serializer=service_dot_rpc_dot_innerwatch_dot_v1_dot_innerwatch__pb2.DetectorSets.SerializeToString,
+            ),
+            'UnloadDetectors': grpc.unary_unary_rpc_method_handler(
+                    servicer.UnloadDetectors,
+                    request_deserializer=service_dot_rpc_dot_innerwatch_dot_v1_dot_innerwatch__pb2.DetectorsRequest.FromString,
+                    response_serializer=service_dot_rpc_dot_innerwatch_dot_v1_dot_innerwatch__pb2.DetectorSets.SerializeToString,
+            ),
+            'StartShadow': grpc.unary_unary_rpc_method_handler(
+                    servicer.StartShadow,
+                    request_deserializer=service_dot_rpc_dot_innerwatch_dot_v1_dot_innerwatch__pb2.DetectorsRequest.FromString,
+                    response_serializer=service_dot_rpc_dot_innerwatch_dot_v1_dot_innerwatch__pb2.DetectorSets.SerializeToString,
+            ),
+            'Promote': grpc.unary_unary_rpc_method_handler(
+                    servicer.Promote,
+                    request_deserializer=service_dot_rpc_dot_innerwatch_dot_v1_dot_innerwatch__pb2.DetectorsRequest.FromString,
+                    response_serializer=service_dot_rpc_dot_innerwatch_dot_v1_dot_innerwatch__pb2.DetectorSets.SerializeToString,
+            ),
+            'Rollback': grpc.unary_unary_rpc_method_handler(
+                    servicer.Rollback,
+                    request_deserializer=service_dot_rpc_dot_innerwatch_dot_v1_dot_innerwatch__pb2.RollbackRequest.FromString,
+                    response_serializer=service_dot_rpc_dot_innerwatch_dot_v1_dot_innerwatch__pb2.DetectorSets.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -213,6 +316,168 @@ class Control:
             '/innerwatch.v1.Control/Status',
             service_dot_rpc_dot_innerwatch_dot_v1_dot_innerwatch__pb2.StatusRequest.SerializeToString,
             service_dot_rpc_dot_innerwatch_dot_v1_dot_innerwatch__pb2.StatusResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListDetectors(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/innerwatch.v1.Control/ListDetectors',
+            service_dot_rpc_dot_innerwatch_dot_v1_dot_innerwatch__pb2.ListDetectorsRequest.SerializeToString,
+            service_dot_rpc_dot_innerwatch_dot_v1_dot_innerwatch__pb2.DetectorSets.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def LoadDetectors(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/innerwatch.v1.Control/LoadDetectors',
+            service_dot_rpc_dot_innerwatch_dot_v1_dot_innerwatch__pb2.LoadDetectorsRequest.SerializeToString,
+            service_dot_rpc_dot_innerwatch_dot_v1_dot_innerwatch__pb2.DetectorSets.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def UnloadDetectors(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/innerwatch.v1.Control/UnloadDetectors',
+            service_dot_rpc_dot_innerwatch_dot_v1_dot_innerwatch__pb2.DetectorsRequest.SerializeToString,
+            service_dot_rpc_dot_innerwatch_dot_v1_dot_innerwatch__pb2.DetectorSets.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def StartShadow(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/innerwatch.v1.Control/StartShadow',
+            service_dot_rpc_dot_innerwatch_dot_v1_dot_innerwatch__pb2.DetectorsRequest.SerializeToString,
+            service_dot_rpc_dot_innerwatch_dot_v1_dot_innerwatch__pb2.DetectorSets.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Promote(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/innerwatch.v1.Control/Promote',
+            service_dot_rpc_dot_innerwatch_dot_v1_dot_innerwatch__pb2.DetectorsRequest.SerializeToString,
+            service_dot_rpc_dot_innerwatch_dot_v1_dot_innerwatch__pb2.DetectorSets.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Rollback(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/innerwatch.v1.Control/Rollback',
+            service_dot_rpc_dot_innerwatch_dot_v1_dot_innerwatch__pb2.RollbackRequest.SerializeToString,
+            service_dot_rpc_dot_innerwatch_dot_v1_dot_innerwatch__pb2.DetectorSets.FromString,
             options,
             channel_credentials,
             insecure,
