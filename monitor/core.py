@@ -50,6 +50,9 @@ class Monitor:
     Attributes:
         totals: Counters over all requests; they only rise. Read, never write.
 
+        is_in_doubt: Set while what is seen can not be trusted: no request that ends is
+            called scanned.
+
         sets: The detector sets that score. To be changed between two batches only.
     """
 
@@ -99,6 +102,7 @@ class Monitor:
         self.sets.set_layouts({bank.digest: layout})
         self._max_live_requests = max_live_requests
         self._max_positions = max_positions
+        self.is_in_doubt = False
         self._drafts = Drafts()
         self._sharing = SetSharing(self.sets, shadow_seed) if max_shadow_bytes else None
         self.totals = Totals(n_flags={d.name: 0 for d in detectors})
@@ -266,7 +270,8 @@ class Monitor:
             self._drafts.forget(key)
             live.is_whole = False
         verdict = live.coverage.verdict
-        if verdict is Verdict.SCANNED and not (is_end_seen and live.is_whole):
+        is_sure = is_end_seen and live.is_whole and not self.is_in_doubt
+        if verdict is Verdict.SCANNED and not is_sure:
             verdict = Verdict.PARTIAL
         self.totals.n_requests[verdict] += 1
         flags, summary = self.sets.end(key, live, verdict)

@@ -179,6 +179,17 @@ class WatchedSets:
             return batch
         return only(batch, {h: slice(0, n) for h, n in layout.widths.items()})
 
+    def view_of(self, digest: str, batch: StepBatch) -> StepBatch:
+        """
+        Return *batch* as if only the bank of the bundle *digest* had been computed.
+
+        Where it was not, it comes back as it is.
+
+        Raises:
+            KeyError: The set was not added.
+        """
+        return self._view(batch, self._number(digest))
+
     def widths(self, batch: StepBatch) -> Mapping[str, int]:
         """Expected columns, or d_model, by hook point; empty: of an unknown bank."""
         if not batch.activations:

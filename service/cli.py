@@ -12,6 +12,7 @@ COMMANDS = (
     "status",
     "flags",
     "detectors",
+    "canary",
     "collect",
     "sae",
     "fit",

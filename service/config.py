@@ -107,6 +107,26 @@ class IngestConfig:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class CanaryConfig:
+    """[canary]: prompts with known columns, sent to the server to prove the path."""
+
+    server: str = ""
+    """vLLM's OpenAI API, ``http://127.0.0.1:8000``; empty sends none on a schedule."""
+
+    interval_seconds: float = field(default=300.0, metadata={"above": 0})
+    """Time between two runs of the bundle's canaries."""
+
+    timeout_seconds: float = field(default=10.0, metadata={"above": 0})
+    """How long the server may take for one."""
+
+    model: str = ""
+    """As the server names it; empty takes its first."""
+
+    api_key_file: str = ""
+    """File that holds the server's API key. Relative to the configuration file."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Config:
     """The whole file, a section a field."""
 
@@ -115,6 +135,7 @@ class Config:
     detectors: DetectorsConfig = field(default_factory=DetectorsConfig)
     audit: AuditConfig = field(default_factory=AuditConfig)
     ingest: IngestConfig = field(default_factory=IngestConfig)
+    canary: CanaryConfig = field(default_factory=CanaryConfig)
     folder: Path = Path()
     """Where the file lies; not a key. Relative paths start here."""
 
@@ -128,6 +149,21 @@ class Config:
         """The digest that the bundle must have, or None for any."""
         return self.detectors.digest or None
 
+    def canary_key(self) -> str:
+        """
+        Read the server's API key; "" if there is none.
+
+        Raises:
+            ConfigError: The file cannot be read.
+        """
+        if not self.canary.api_key_file:
+            return ""
+        path = self.folder / self.canary.api_key_file
+        try:
+            return path.read_text().strip()
+        except (OSError, UnicodeDecodeError) as error:
+            raise ConfigError(f"canary.api_key_file: {path}: {error}") from error
+
     @property
     def audit_path(self) -> Path:
         """The record's folder."""
@@ -140,6 +176,7 @@ SECTIONS: dict[str, type] = {
     "detectors": DetectorsConfig,
     "audit": AuditConfig,
     "ingest": IngestConfig,
+    "canary": CanaryConfig,
 }
 """Every section of the file and the record it becomes."""
 

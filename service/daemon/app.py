@@ -21,6 +21,7 @@ from service.address import parse_address
 from service.config import Config
 from service.daemon.audit.reader import AuditReader
 from service.daemon.audit.store import FILE_NAME, AuditStore
+from service.daemon.canaries import Canaries, CanaryServer
 from service.daemon.capture_rpc import CaptureRPC
 from service.daemon.exporter import Exporter
 from service.daemon.ingest import Ingest
@@ -55,6 +56,7 @@ class Daemon:
     exporter: Exporter
     ingest: Ingest
     server: Server
+    canaries: Canaries
 
     def __init__(self, config: Config) -> None:
         self.config = config
@@ -152,9 +154,27 @@ class Daemon:
         self.server = Server(
             parse_address(self.config.daemon.listen),
             CaptureRPC(self.swaps, self.ingest),
-            ControlRPC(self.ingest),
+            ControlRPC(self.ingest, self.canaries),
             AuditRPC(AuditReader(self.config.audit_path)),
         )
+
+    def make_canaries(self) -> None:
+        wanted = self.config.canary
+        server = CanaryServer(
+            url=wanted.server,
+            model=wanted.model,
+            api_key=self.config.canary_key(),
+            timeout_seconds=wanted.timeout_seconds,
+        )
+        self.canaries = Canaries(
+            self.ingest, server if wanted.server else None, wanted.interval_seconds
+        )
+
+    def start_canaries(self) -> None:
+        self.canaries.start()
+
+    def stop_canaries(self) -> None:
+        self.canaries.stop()
 
     def begin_record(self) -> None:
         # Not before every port is ours: a start that failed was no start.
@@ -208,14 +228,17 @@ STARTUP: tuple[Callable[[Daemon], None], ...] = (
     Daemon.open_audit,
     Daemon.open_metrics,
     Daemon.make_ingest,
+    Daemon.make_canaries,
     Daemon.open_server,
     Daemon.begin_record,
     Daemon.start_ingest,
     Daemon.start_exporter,
     Daemon.start_server,
+    Daemon.start_canaries,
 )
 
 TEARDOWN: tuple[Callable[[Daemon], None], ...] = (
+    Daemon.stop_canaries,
     Daemon.drain_ingest,
     Daemon.stop_server,
     Daemon.close_audit,

@@ -43,7 +43,7 @@ class DetectorsRPC(rpc.ControlServicer):
         self, request: pb.LoadDetectorsRequest, context: grpc.ServicerContext
     ) -> pb.DetectorSets:
         """Read a bundle on this thread; nothing waits for it."""
-        by = _peer(context)
+        by = local_peer(context)
         path, name = Path(request.path), request.name
         if not path.is_absolute():
             _refuse(context, f"path: expected an absolute one, got {request.path!r}")
@@ -59,28 +59,28 @@ class DetectorsRPC(rpc.ControlServicer):
         self, request: pb.DetectorsRequest, context: grpc.ServicerContext
     ) -> pb.DetectorSets:
         """Forget a set that does nothing, or end and forget the shadow."""
-        by = _peer(context)
+        by = local_peer(context)
         return self._change(context, ChangeKind.UNLOAD, by, name=request.name)
 
     def StartShadow(  # noqa: N802
         self, request: pb.DetectorsRequest, context: grpc.ServicerContext
     ) -> pb.DetectorSets:
         """Score the same tokens with a set beside the live one."""
-        by = _peer(context)
+        by = local_peer(context)
         return self._change(context, ChangeKind.SHADOW, by, name=request.name)
 
     def Promote(  # noqa: N802
         self, request: pb.DetectorsRequest, context: grpc.ServicerContext
     ) -> pb.DetectorSets:
         """Begin to make a set live."""
-        by = _peer(context)
+        by = local_peer(context)
         return self._change(context, ChangeKind.PROMOTE, by, name=request.name)
 
     def Rollback(  # noqa: N802
         self, request: pb.RollbackRequest, context: grpc.ServicerContext
     ) -> pb.DetectorSets:
         """Withdraw what is coming, or begin to go back to what was live."""
-        by = _peer(context)
+        by = local_peer(context)
         return self._change(context, ChangeKind.ROLL_BACK, by)
 
     def _change(
@@ -135,13 +135,13 @@ def _set_to_proto(one: SetView) -> pb.DetectorSet:
     return message
 
 
-def _peer(context: grpc.ServicerContext) -> str:
+def local_peer(context: grpc.ServicerContext) -> str:
     """Who asks, for the record; gRPC does not say which user."""
     peer = str(context.peer())
     if not peer.startswith("unix:"):
         context.abort(
             grpc.StatusCode.PERMISSION_DENIED,
-            f"detector sets are changed over the daemon's unix socket, not from {peer}",
+            f"this is for the daemon's unix socket, not for {peer}",
         )
     return "local"
 

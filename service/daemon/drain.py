@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 from queue import SimpleQueue
 
+from monitor.canaries import CanaryResult
 from monitor.core import Finished
 from monitor.records import Gap, LossReason
 from service.daemon.audit.store import Entries
@@ -19,6 +20,9 @@ class Drain:
         default_factory=list
     )
     replies: list[tuple[SimpleQueue[str], str]] = field(default_factory=list)
+    results: list[tuple[SimpleQueue[CanaryResult | None], CanaryResult | None]] = field(
+        default_factory=list
+    )
     captured_at: list[float] = field(default_factory=list)
     scoring_seconds: list[float] = field(default_factory=list)
     n_repeated: int = 0

@@ -18,16 +18,20 @@ from dataclasses import replace
 from pathlib import Path
 from queue import Empty, Full, Queue
 
+from monitor.canaries import CanaryVerdict
 from monitor.core import BatchError, Monitor
 from monitor.records import Gap
 from service.config import IngestConfig
 from service.daemon.audit.store import AuditStore, Event
+from service.daemon.canary_watch import CanaryWatch
 from service.daemon.detector_sets import SwapError
 from service.daemon.drain import Drain, empty_gap, missing_gap
 from service.daemon.engines import Engines
 from service.daemon.items import (
     BankRefusalItem,
     BatchItem,
+    CanaryEnd,
+    CanaryStart,
     ChangeItem,
     GapItem,
     GoodbyeItem,
@@ -91,6 +95,7 @@ class Ingest:
         self._queue: Queue[Item] = Queue(config.queue_batches)
         self._engines = Engines()
         self._recent = RecentCoverage(config.blind_after_seconds)
+        self._canaries = CanaryWatch(wall_clock())
         self._last_batch_at = 0.0
         self._ticked_at = self._touched_at = -float("inf")
         self._is_over = threading.Event()
@@ -99,6 +104,11 @@ class Ingest:
         metrics.set_state(self._state)
         self.failure = ""
         self.snapshot: Snapshot = self._snapshot()
+
+    @property
+    def is_over(self) -> bool:
+        """Whether the thread has ended."""
+        return self._is_over.is_set()
 
     def start(self) -> None:
         """Begin to take items."""
@@ -193,7 +203,11 @@ class Ingest:
 
     def _snapshot(self) -> Snapshot:
         return snapshot_of(
-            self._monitor, self._state, self._last_batch_at, self._swaps.view()
+            self._monitor,
+            self._state,
+            self._last_batch_at,
+            self._swaps.view(),
+            n_engines=self._engines.n_connected,
         )
 
     def _announce(self, drain: Drain) -> None:
@@ -218,6 +232,10 @@ class Ingest:
             answers.put(answer)
         for reply, said in drain.replies:
             reply.put(said)
+        for waiting, result in drain.results:
+            if result is not None:
+                self._metrics.count_canary(result, wall)
+            waiting.put(result)
 
     def _publish(self) -> None:
         signals = Signals(
@@ -232,6 +250,8 @@ class Ingest:
             n_scored=self._recent.n_scored,
             n_lost=self._recent.n_lost,
             is_proven=self._engines.is_proven,
+            canary_failure=self._canaries.failure,
+            canary_problem=self._canaries.problem,
         )
         state = decide(signals, self._config.blind_after_seconds)
         if state.name is not self._state.name:
@@ -282,6 +302,7 @@ class Ingest:
             )
             self._on_gap(refused, drain)
             return
+        self._canaries.observe(self._monitor.sets, batch)
         now = self._clock()
         drain.scoring_seconds.append(now - began)
         self._engines.hear(batch.engine, now, step=batch.step)
@@ -380,6 +401,24 @@ class Ingest:
         drain.entries.events += self._swaps.close_stream(item.answers)
         drain.answers.append((item.answers, None))
 
+    def _on_canary_start(self, item: CanaryStart, drain: Drain) -> None:
+        item.reply.put(self._canaries.begin(self._swaps.live, item.name))
+
+    def _on_canary_end(self, item: CanaryEnd, drain: Drain) -> None:
+        result, gap = self._canaries.end(item.problem, self._wall_clock())
+        drain.results.append((item.reply, result))
+        if result is None:
+            return
+        self._monitor.is_in_doubt = bool(self._canaries.failure)
+        detail = f"{result.verdict}: {result.detail}"
+        if result.verdict is not CanaryVerdict.PASSED:
+            log.warning("canaries: %s", detail)
+            drain.entries.events.append(Event(kind="canaries_failed", detail=detail))
+        if gap is not None:
+            for engine in self._engines.last_steps:
+                self._monitor.doubt(engine)
+            drain.entries.gaps.append((gap, detail))
+
     def _on_stop(self, item: Stop, drain: Drain) -> None:
         abandoned = self._monitor.end_all()
         drain.finish(abandoned)
@@ -396,5 +435,7 @@ class Ingest:
         StreamEnd: _on_stream_end,
         BankRefusalItem: _on_bank_refusal,
         ChangeItem: _on_change,
+        CanaryStart: _on_canary_start,
+        CanaryEnd: _on_canary_end,
         Stop: _on_stop,
     }

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from queue import SimpleQueue
 
+from monitor.canaries import CanaryLook, CanaryResult
 from monitor.records import Gap, StepBatch
 from service.daemon.loaded_set import LoadedSet
 from service.rpc.innerwatch.v1 import innerwatch_pb2 as pb
@@ -117,6 +118,31 @@ class ChangeItem:
     loaded: LoadedSet | None = None
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CanaryStart:
+    """
+    Canaries of the live set are about to be sent, as requests with *name* in their id.
+
+    *reply* gets what looks for them, or None if the set has none.
+    """
+
+    name: str
+    reply: SimpleQueue[CanaryLook | None]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CanaryEnd:
+    """
+    The canaries that were started have had their time.
+
+    *problem* says why the server did not answer, "" if it did; *reply* gets the result
+    when it is in the record.
+    """
+
+    problem: str
+    reply: SimpleQueue[CanaryResult | None]
+
+
 @dataclass(frozen=True, slots=True)
 class Stop:
     """What comes after this is not taken: its sender will send it again."""
@@ -132,5 +158,7 @@ Item = (
     | StreamEnd
     | BankRefusalItem
     | ChangeItem
+    | CanaryStart
+    | CanaryEnd
     | Stop
 )

@@ -1,13 +1,14 @@
 """The daemon's metrics. Names follow Prometheus' practices; none has a request id."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from math import isfinite, log10
+from math import isfinite, isnan, log10
 from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info
 
+from monitor.canaries import CanaryResult, CanaryVerdict
 from monitor.coverage import Totals
 from monitor.records import Abstention, Flag, LossReason, RequestSummary, Verdict
 from service.daemon.loaded_set import LoadedSet
@@ -92,6 +93,13 @@ class Metrics:
             buckets=_SCORING_BUCKETS,
             registry=registry,
         )
+        self._canaries = counter("canaries", "Runs of canaries.", "result")
+        self._canary_difference = gauge(
+            "canary_difference", "How far the last canaries' columns were from theirs."
+        )
+        self._canary_passed = gauge(
+            "canary_passed_timestamp_seconds", "When canaries last came out right."
+        )
         self._queue = gauge("ingest_queue_batches", "Messages waiting to be scored.")
         self._live = gauge("live_requests", "Requests that have not ended.")
         self._engines = gauge("engines_connected", "Engines with an open stream.")
@@ -102,6 +110,7 @@ class Metrics:
         _init(self._lost, reasons)
         _init(self._gaps, reasons)
         _init(self._requests, verdicts)
+        _init(self._canaries, [v.value for v in CanaryVerdict])
         _init(self._abstentions, [a.value for a in Abstention])
         build = Info("innerwatch_build", "This program.", registry=registry)
         build.info({"version": version})
@@ -155,6 +164,14 @@ class Metrics:
             for detector, margin in summary.margins.items():
                 if isfinite(margin):
                     self._margins.labels(detector, bundle).observe(margin)
+
+    def count_canary(self, result: CanaryResult, now: float) -> None:
+        """Count a run of canaries that ended *now*, seconds since the epoch."""
+        self._canaries.labels(result.verdict.value).inc()
+        if not isnan(result.difference):
+            self._canary_difference.set(result.difference)
+        if result.verdict is CanaryVerdict.PASSED:
+            self._canary_passed.set(now)
 
     def count_gap(self, reason: LossReason) -> None:
         """Count one recorded gap."""

@@ -22,6 +22,7 @@ class Snapshot:
     n_requests: Mapping[str, int]
     n_flags: Mapping[str, int]
     n_live_requests: int
+    n_engines: int
     last_batch_at: float
     n_abstentions: Mapping[str, int]
     n_discoveries: int
@@ -30,7 +31,12 @@ class Snapshot:
 
 
 def snapshot_of(
-    monitor: Monitor, state: State, last_batch_at: float, swaps: SwapView
+    monitor: Monitor,
+    state: State,
+    last_batch_at: float,
+    swaps: SwapView,
+    *,
+    n_engines: int,
 ) -> Snapshot:
     """Copy what *monitor* counts; *last_batch_at* is seconds since the epoch."""
     totals = monitor.totals
@@ -44,6 +50,7 @@ def snapshot_of(
         n_requests={str(v): n for v, n in totals.n_requests.items()},
         n_flags=dict.fromkeys(names, 0) | totals.n_flags,
         n_live_requests=monitor.n_live_requests,
+        n_engines=n_engines,
         last_batch_at=last_batch_at,
         n_abstentions={str(a): n for a, n in totals.n_abstentions.items()},
         n_discoveries=totals.n_discoveries,

@@ -50,6 +50,10 @@ class Signals:
         n_lost: Tokens lost in it, by reason.
 
         is_proven: What the last heartbeat said of the tap.
+
+        canary_failure: Why canaries did not come out; "" once they did.
+
+        canary_problem: Why the last canaries were not answered; "" if they were.
     """
 
     failure: str = ""
@@ -61,6 +65,8 @@ class Signals:
     n_scored: int = 0
     n_lost: Mapping[LossReason, int] = field(default_factory=dict)
     is_proven: bool = True
+    canary_failure: str = ""
+    canary_problem: str = ""
 
 
 def decide(signals: Signals, blind_after_seconds: float) -> State:
@@ -109,6 +115,16 @@ def _nothing_scored(signals: Signals, _limit: float) -> str:
     return f"no token is scored: {max(lost, key=lost.__getitem__)}"
 
 
+def _canary_failed(signals: Signals, _limit: float) -> str:
+    return f"canaries: {signals.canary_failure}" if signals.canary_failure else ""
+
+
+def _canary_unanswered(signals: Signals, _limit: float) -> str:
+    if not signals.canary_problem:
+        return ""
+    return f"canaries were not answered: {signals.canary_problem}"
+
+
 def _unproven(signals: Signals, _limit: float) -> str:
     return "" if signals.is_proven else "the engine could not prove its tap"
 
@@ -138,7 +154,9 @@ _RULES: tuple[tuple[StateName, Callable[[Signals, float], str]], ...] = (
     (StateName.BLIND, _gone),
     (StateName.BLIND, _silent),
     (StateName.BLIND, _nothing_scored),
+    (StateName.BLIND, _canary_failed),
     (StateName.DEGRADED, _broken_off),
     (StateName.DEGRADED, _unproven),
+    (StateName.DEGRADED, _canary_unanswered),
     (StateName.DEGRADED, _some_lost),
 )

@@ -1,6 +1,7 @@
 """An engine that computes the bank it is told, and bundles to swap between."""
 
 import sqlite3
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -40,13 +41,20 @@ class Engine(Client):
                 self.bank = answer.bank
         return answer
 
-    def step(self, *rows: Rows, finished: tuple[str, ...] = ()) -> pb.StreamResponse:
+    def step(
+        self,
+        *rows: Rows,
+        finished: tuple[str, ...] = (),
+        token_ids: Sequence[int] = (),
+    ) -> pb.StreamResponse:
         """Run a step with the bank of now."""
         self.n_steps += 1
         sent = batch(
             *rows, step=self.n_steps, finished=finished, holds_activations=True
         )
         message = batch_to_proto(sent)
+        if token_ids:
+            message.token_ids = np.array(token_ids, dtype="<i4").tobytes()
         message.bank_digest = self.bank.digest
         del message.hook_points[:]
         for part in self.bank.slices:

@@ -277,6 +277,28 @@ class StatusRequest(_message.Message):
     __slots__ = ()
     def __init__(self) -> None: ...
 
+class RunCanariesRequest(_message.Message):
+    __slots__ = ("server", "model", "api_key", "timeout_seconds")
+    SERVER_FIELD_NUMBER: _ClassVar[int]
+    MODEL_FIELD_NUMBER: _ClassVar[int]
+    API_KEY_FIELD_NUMBER: _ClassVar[int]
+    TIMEOUT_SECONDS_FIELD_NUMBER: _ClassVar[int]
+    server: str
+    model: str
+    api_key: str
+    timeout_seconds: float
+    def __init__(self, server: _Optional[str] = ..., model: _Optional[str] = ..., api_key: _Optional[str] = ..., timeout_seconds: _Optional[float] = ...) -> None: ...
+
+class RunCanariesResponse(_message.Message):
+    __slots__ = ("verdict", "detail", "difference")
+    VERDICT_FIELD_NUMBER: _ClassVar[int]
+    DETAIL_FIELD_NUMBER: _ClassVar[int]
+    DIFFERENCE_FIELD_NUMBER: _ClassVar[int]
+    verdict: str
+    detail: str
+    difference: float
+    def __init__(self, verdict: _Optional[str] = ..., detail: _Optional[str] = ..., difference: _Optional[float] = ...) -> None: ...
+
 class StatusResponse(_message.Message):
     __slots__ = ("state", "reason", "bundle_name", "bundle_digest", "n_tokens_expected", "n_tokens_scored", "n_tokens_lost", "n_requests", "n_flags", "n_live_requests", "last_batch_at", "n_abstentions", "n_discoveries", "drift_log10_capital", "n_tokens_shadowed", "detectors")
     class NTokensLostEntry(_message.Message):

@@ -163,6 +163,11 @@ class ControlStub:
                 request_serializer=service_dot_rpc_dot_innerwatch_dot_v1_dot_innerwatch__pb2.StatusRequest.SerializeToString,
                 response_deserializer=service_dot_rpc_dot_innerwatch_dot_v1_dot_innerwatch__pb2.StatusResponse.FromString,
                 _registered_method=True)
+        self.RunCanaries = channel.unary_unary(
+                '/innerwatch.v1.Control/RunCanaries',
+                request_serializer=service_dot_rpc_dot_innerwatch_dot_v1_dot_innerwatch__pb2.RunCanariesRequest.SerializeToString,
+                response_deserializer=service_dot_rpc_dot_innerwatch_dot_v1_dot_innerwatch__pb2.RunCanariesResponse.FromString,
+                _registered_method=True)
         self.ListDetectors = channel.unary_unary(
                 '/innerwatch.v1.Control/ListDetectors',
                 request_serializer=service_dot_rpc_dot_innerwatch_dot_v1_dot_innerwatch__pb2.ListDetectorsRequest.SerializeToString,
@@ -201,6 +206,14 @@ class ControlServicer:
 
     def Status(self, request, context):
         """The daemon's state in one message: what it watches and what it missed.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RunCanaries(self, request, context):
+        """Sends the live set's canaries to a vLLM server and says how they came out.
+        FAILED_PRECONDITION when its bundle has none.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -256,6 +269,11 @@ def add_ControlServicer_to_server(servicer, server):
                     servicer.Status,
                     request_deserializer=service_dot_rpc_dot_innerwatch_dot_v1_dot_innerwatch__pb2.StatusRequest.FromString,
                     response_serializer=service_dot_rpc_dot_innerwatch_dot_v1_dot_innerwatch__pb2.StatusResponse.SerializeToString,
+            ),
+            'RunCanaries': grpc.unary_unary_rpc_method_handler(
+                    servicer.RunCanaries,
+                    request_deserializer=service_dot_rpc_dot_innerwatch_dot_v1_dot_innerwatch__pb2.RunCanariesRequest.FromString,
+                    response_serializer=service_dot_rpc_dot_innerwatch_dot_v1_dot_innerwatch__pb2.RunCanariesResponse.SerializeToString,
             ),
             'ListDetectors': grpc.unary_unary_rpc_method_handler(
                     servicer.ListDetectors,
@@ -316,6 +334,33 @@ class Control:
             '/innerwatch.v1.Control/Status',
             service_dot_rpc_dot_innerwatch_dot_v1_dot_innerwatch__pb2.StatusRequest.SerializeToString,
             service_dot_rpc_dot_innerwatch_dot_v1_dot_innerwatch__pb2.StatusResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RunCanaries(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/innerwatch.v1.Control/RunCanaries',
+            service_dot_rpc_dot_innerwatch_dot_v1_dot_innerwatch__pb2.RunCanariesRequest.SerializeToString,
+            service_dot_rpc_dot_innerwatch_dot_v1_dot_innerwatch__pb2.RunCanariesResponse.FromString,
             options,
             channel_credentials,
             insecure,
