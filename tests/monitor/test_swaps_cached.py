@@ -9,7 +9,7 @@ from monitor.core import Monitor
 from monitor.records import LossReason, RequestSummary, StepBatch
 from tests.monitor.builders import ENGINE, Rows
 from tests.monitor.paged_engine import PagedEngine, activation
-from tests.monitor.test_swaps import add, made_with, monitor_of, step_of
+from tests.monitor.swapping import add, made_with, monitor_of, step_of
 
 SHADOW = 1 << 16
 PROMPT = list(range(10))
