@@ -81,6 +81,9 @@ class IngestConfig:
     queue_batches: int = field(default=4096, metadata={"least": 1})
     """Batches that wait to be scored. When full, senders are made to wait."""
 
+    ring_mib: int = field(default=64, metadata={"least": 64, "most": 2048})
+    """Shared memory for what an engine on this host has sent and is not read yet."""
+
     drain_batches: int = field(default=256, metadata={"least": 1})
     """Most batches in one transaction of the record."""
 

@@ -1,4 +1,4 @@
-"""Steps and losses as wire messages. Runs on the sender's thread."""
+"""Steps and losses as wire messages. Runs on the sender's thread, or the engine's."""
 
 import numpy as np
 import torch
@@ -7,11 +7,28 @@ from numpy.typing import NDArray
 from service.capture.outbox import Loss
 from service.capture.step import Step
 from service.capture.tap import MISATTRIBUTED
+from service.ring_record import put_arrays
 from service.rpc.innerwatch.v1 import innerwatch_pb2 as pb
+
+_NO_SLOTS = np.zeros(0, dtype=np.int32)
 
 
 def fill_batch(message: pb.StepBatch, step: Step, hook_points: tuple[str, ...]) -> None:
     """Write *step* into *message*; waits for its copy from the device."""
+    arrays = describe_batch(message, step, hook_points)
+    if arrays:
+        put_arrays(message, [array.tobytes() for array in arrays])
+
+
+def describe_batch(
+    message: pb.StepBatch, step: Step, hook_points: tuple[str, ...]
+) -> list[NDArray[np.generic]]:
+    """
+    Write *step* into *message*, all but its arrays; waits for its copy.
+
+    Returns:
+        The arrays, in the order of `put_arrays`; none if the step has no rows.
+    """
     if step.copied is not None:
         step.copied.synchronize()
     message.step = step.step
@@ -24,7 +41,7 @@ def fill_batch(message: pb.StepBatch, step: Step, hook_points: tuple[str, ...]) 
             request_id=request_id, n_positions=step.n_positions.get(request_id, 0)
         )
     if step.values is None or step.squared_norms is None or step.token_ids is None:
-        return
+        return []
     assert step.rows is not None
     token_ids = _array(step.token_ids)
     values, norms = _array(step.values), _array(step.squared_norms)
@@ -56,17 +73,12 @@ def fill_batch(message: pb.StepBatch, step: Step, hook_points: tuple[str, ...]) 
             before, held = cached.arrays()
             request.cached.token_ids = before.tobytes()
             request.cached.slots = held.tobytes()
-    message.token_ids = token_ids.tobytes()
-    if slots is not None:
-        message.slots = slots.tobytes()
     message.weights_generation = step.weights_generation
+    arrays = [token_ids, _NO_SLOTS if slots is None else slots]
     for site, hook_point in enumerate(hook_points):
-        message.hook_points.add(
-            hook_point=hook_point,
-            width=values.shape[2],
-            values=values[site].tobytes(),
-            squared_norms=norms[site].tobytes(),
-        )
+        message.hook_points.add(hook_point=hook_point, width=values.shape[2])
+        arrays += [values[site], norms[site]]
+    return arrays
 
 
 def gap_message(loss: Loss) -> pb.Gap:

@@ -14,6 +14,8 @@ import grpc
 
 from service.capture.messages import fill_batch, gap_message
 from service.capture.outbox import Entry, Outbox
+from service.capture.ring_link import RingLink, open_ring
+from service.capture.settings import Transport
 from service.capture.step import Step
 from service.rpc.innerwatch.v1 import innerwatch_pb2 as pb
 from service.rpc.innerwatch.v1 import innerwatch_pb2_grpc as pb_grpc
@@ -24,6 +26,8 @@ _RETRY_SECONDS = 0.5
 _HELLO_TIMEOUT_SECONDS = 5.0
 _HEARTBEAT_SECONDS = 1.0
 _MAX_UNACKNOWLEDGED = 256
+_TICK_SECONDS = 0.02  # What the engine's thread left for the ring waits so long.
+_MAX_PUMPED = 2  # Entries at once: the engine's thread waits for no more.
 _REFUSALS = (grpc.StatusCode.FAILED_PRECONDITION, grpc.StatusCode.INVALID_ARGUMENT)
 _OPTIONS = [
     ("grpc.max_send_message_length", -1),
@@ -52,6 +56,8 @@ class Sender:
             raises `ValueError` to refuse it.
 
         bank_digest: Of what the next step computes; "" for nothing.
+
+        transport: How batches go; see `CaptureSettings`.
     """
 
     def __init__(
@@ -63,8 +69,13 @@ class Sender:
         on_hello: Callable[[pb.HelloResponse], None],
         on_bank: Callable[[pb.Bank], None],
         bank_digest: Callable[[], str],
+        transport: Transport = "auto",
     ) -> None:
         self._outbox = outbox
+        self._transport = transport
+        self._link: RingLink | None = None
+        self._is_ring_broken = False
+        self._ring_problem = ""
         self._address = address
         self._make_hello = hello
         self._on_hello = on_hello
@@ -82,6 +93,12 @@ class Sender:
     def start(self) -> None:
         """Start the thread."""
         self._thread.start()
+
+    def flush(self) -> None:
+        """Carry what was just put, if there is a ring. On the engine's thread."""
+        link = self._link
+        if link is not None:
+            link.pump(_MAX_PUMPED, is_engine=True)
 
     def close(self, timeout_seconds: float = 2.0) -> None:
         """Give what is unsent *timeout_seconds*, then stop."""
@@ -113,14 +130,20 @@ class Sender:
     def _serve(self, stub: pb_grpc.CaptureStub, hello: pb.HelloRequest) -> None:
         self._on_hello(stub.Hello(hello, timeout=_HELLO_TIMEOUT_SECONDS))
         self._last_problem = ""
-        self.is_connected = True
-        _log.info("innerwatch: connected to the daemon at %s", self._address)
+        link = self._open_link(hello)
         stream = self._outbox.begin_stream()
         self._refusals.clear()
+        if link is not None:
+            link.begin(stream)
+        self._link = link
+        self.is_connected = True
+        way = "gRPC" if link is None else "a ring"
+        _log.info("innerwatch: connected to %s by %s", self._address, way)
         ended = threading.Event()
         in_flight: deque[Entry | None] = deque()
         try:
-            for answer in stub.Stream(self._requests(hello, stream, in_flight, ended)):
+            requests = self._requests(hello, stream, link, in_flight, ended)
+            for answer in stub.Stream(requests):
                 if answer.HasField("bank"):
                     self._take(answer.bank)
                     continue
@@ -131,11 +154,51 @@ class Sender:
                     self._outbox.acknowledge(stream)
         finally:
             ended.set()
+            self._leave(link)
+
+    def _open_link(self, hello: pb.HelloRequest) -> RingLink | None:
+        """Return a ring, or None where gRPC carries the batches."""
+        if self._transport == "grpc" or not self._address.startswith("unix:"):
+            return None
+        if self._is_ring_broken and self._transport == "auto":
+            # Once by gRPC, so that what broke it cannot stop everything; a daemon
+            # that comes anew is asked again.
+            self._is_ring_broken = False
+            return None
+        try:
+            writer, connection = open_ring(self._address, hello.engine, hello.rank)
+        except (ValueError, OSError) as error:
+            if self._transport == "ring":
+                raise
+            self._report_ring(str(error))
+            return None
+        return RingLink(
+            outbox=self._outbox,
+            hook_points=tuple(hello.hook_points),
+            writer=writer,
+            connection=connection,
+        )
+
+    def _leave(self, link: RingLink | None) -> None:
+        self._link = None
+        if link is None:
+            return
+        if link.is_broken:
+            self._is_ring_broken = True
+            self._report_ring(link.problem)
+        link.close()
+
+    def _report_ring(self, problem: str) -> None:
+        # Once a problem: without a ring everything goes on, at a higher price.
+        if problem != self._ring_problem:
+            self._ring_problem = problem
+            _log.warning("innerwatch: batches go by gRPC, not a ring: %s", problem)
 
     def _requests(
         self,
         hello: pb.HelloRequest,
         stream: int,
+        link: RingLink | None,
         in_flight: deque[Entry | None],
         ended: threading.Event,
     ) -> Iterator[pb.StreamRequest]:
@@ -154,9 +217,13 @@ class Sender:
                 in_flight.append(None)
                 yield request
                 continue
-            entry = self._outbox.next_entry(
-                stream, _MAX_UNACKNOWLEDGED, _HEARTBEAT_SECONDS
-            )
+            entry = None
+            if link is None:
+                entry = self._outbox.next_entry(
+                    stream, _MAX_UNACKNOWLEDGED, _HEARTBEAT_SECONDS
+                )
+            elif not self._tick(link):
+                return
             if isinstance(entry, Step):
                 last_step = entry.step
                 fill_batch(request.batch, entry, tuple(hello.hook_points))
@@ -167,10 +234,17 @@ class Sender:
             else:
                 if time.monotonic() - last_sent < _HEARTBEAT_SECONDS:
                     continue
+                is_idle = True
+                if link is not None and (step := link.last_step) is not None:
+                    is_idle, last_step = last_step == step.step, step.step
+                    self._is_proven = step.is_written
                 request.heartbeat.step = last_step
                 request.heartbeat.sent_at = time.time()
                 request.heartbeat.is_proven = self._is_proven
-                request.heartbeat.bank_digest = self._bank_digest()
+                # Of a busy engine its batches say it, each of the bank that made it.
+                request.heartbeat.bank_digest = self._bank_digest() if is_idle else ""
+                if link is not None:
+                    link.beat(request)
             in_flight.append(entry)
             last_sent = time.monotonic()
             yield request
@@ -182,6 +256,17 @@ class Sender:
             refusal = pb.BankRefusal(digest=bank.digest, reason=str(error))
             self._refusals.append(refusal)
             self._report(str(error))
+
+    def _tick(self, link: RingLink) -> bool:
+        """Carry what the engine's thread left; False when the ring is broken."""
+        while link.pump(_MAX_PUMPED):
+            time.sleep(0)  # The engine's thread goes first.
+        if link.n_refused:
+            self._report("the daemon refused a batch; its log says why")
+        if not link.is_alive():
+            return False
+        self._closing.wait(_TICK_SECONDS)
+        return True
 
     def _report(self, problem: str) -> None:
         # Once a problem, not once a retry.

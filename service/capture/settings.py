@@ -22,6 +22,7 @@ _ADDRESS = re.compile(r"unix:/.+|.+:\d+")
 _HOOK_POINT = re.compile(r"blocks\.(\d+)\.hook_resid_post")
 
 Mode = Literal["pushdown", "activations"]
+Transport = Literal["auto", "ring", "grpc"]
 
 
 class CaptureError(ValueError):
@@ -42,6 +43,10 @@ class CaptureSettings:
 
         address: The daemon's gRPC address, ``unix:/path`` or ``host:port``.
 
+        transport: How batches get to the daemon. ``"ring"`` is memory that both share,
+            on a unix socket only; ``"grpc"`` goes everywhere; ``"auto"`` is the ring
+            where there is one, and gRPC where there is none.
+
         buffer_mib: Memory that unsent batches may take before tokens are lost.
 
         abi: Version of the tap that the graph was made for.
@@ -51,6 +56,7 @@ class CaptureSettings:
     mode: Mode = "pushdown"
     k_max: int = 128
     address: str = "unix:/run/innerwatch/innerwatch.sock"
+    transport: Transport = "auto"
     buffer_mib: int = 256
     abi: int = ABI
 
@@ -70,6 +76,15 @@ class CaptureSettings:
             raise CaptureError(
                 f"{KEY}.address: expected 'unix:/path' or 'host:port', "
                 f"got {self.address!r}"
+            )
+        if self.transport not in ("auto", "ring", "grpc"):
+            raise CaptureError(
+                f"{KEY}.transport: expected 'auto', 'ring' or 'grpc', "
+                f"got {self.transport!r}"
+            )
+        if self.transport == "ring" and not self.address.startswith("unix:"):
+            raise CaptureError(
+                f"{KEY}.transport: a ring needs a unix socket, got {self.address!r}"
             )
         if not (type(self.k_max) is int and 1 <= self.k_max <= 4096):
             raise CaptureError(f"{KEY}.k_max: expected 1 to 4096, got {self.k_max!r}")
@@ -135,7 +150,7 @@ def settings_from_environment(
     entry: dict[str, object] = {}
     if names := environment.get(_ENVIRONMENT + "HOOK_POINTS"):
         entry["hook_points"] = [name.strip() for name in names.split(",")]
-    for key in ("mode", "address"):
+    for key in ("mode", "address", "transport"):
         if value := environment.get(_ENVIRONMENT + key.upper()):
             entry[key] = value
     for key in ("k_max", "buffer_mib"):

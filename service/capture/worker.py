@@ -130,6 +130,7 @@ class CaptureWorker:
             on_hello=self._on_hello,
             on_bank=self._on_bank,
             bank_digest=self._next_digest,
+            transport=self._settings.transport,
         )
         self._sender.start()
 
@@ -191,6 +192,8 @@ class CaptureWorker:
         for part in step.in_parts(max(1, _MAX_BATCH_BYTES // self._n_bytes(1))):
             self._outbox.put(part, self._reason_if_full())
             self._step = part.step
+        if self._sender is not None:
+            self._sender.flush()
 
     def weights_changed(self) -> None:
         """Note that what was said of a token no longer holds for the next one."""

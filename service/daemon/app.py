@@ -29,9 +29,11 @@ from service.daemon.loaded_set import LoadedSet
 from service.daemon.metrics import Metrics
 from service.daemon.operator_rpc import AuditRPC, ControlRPC
 from service.daemon.restoring import Restored, restore
+from service.daemon.rings import Rings
 from service.daemon.server import Server
 from service.daemon.state import State
 from service.daemon.swaps import Swaps
+from service.ring.handover import socket_path
 
 _WAKE_SECONDS = 0.5
 _STREAM_GRACE_SECONDS = 0.5  # All acknowledgements are out before this begins.
@@ -57,6 +59,7 @@ class Daemon:
     ingest: Ingest
     server: Server
     canaries: Canaries
+    rings: Rings | None
 
     def __init__(self, config: Config) -> None:
         self.config = config
@@ -151,11 +154,24 @@ class Daemon:
         )
 
     def open_server(self) -> None:
+        address = parse_address(self.config.daemon.listen)
+        capture = CaptureRPC(self.swaps, self.ingest)
         self.server = Server(
-            parse_address(self.config.daemon.listen),
-            CaptureRPC(self.swaps, self.ingest),
+            address,
+            capture,
             ControlRPC(self.ingest, self.canaries),
             AuditRPC(AuditReader(self.config.audit_path)),
+        )
+        # Behind the server's: who holds its socket holds the rings' too.
+        self.rings = (
+            None
+            if address.path is None
+            else Rings(
+                socket_path(address.path),
+                capture,
+                self.registry,
+                ring_bytes=self.config.ingest.ring_mib << 20,
+            )
         )
 
     def make_canaries(self) -> None:
@@ -195,6 +211,8 @@ class Daemon:
         self.exporter.start()
 
     def start_server(self) -> None:
+        if self.rings is not None:
+            self.rings.start()
         self.server.start()
         log.info("ready: %s, %s", self._listening(), self.exporter.url)
 
@@ -203,6 +221,8 @@ class Daemon:
             log.warning("stopped before everything received was scored")
 
     def stop_server(self) -> None:
+        if self.rings is not None:
+            self.rings.stop()
         self.server.stop(_STREAM_GRACE_SECONDS)
 
     def close_audit(self) -> None:

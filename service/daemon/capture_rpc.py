@@ -78,7 +78,7 @@ class CaptureRPC(rpc.CaptureServicer):
         context: grpc.ServicerContext,
     ) -> Iterator[pb.StreamResponse]:
         """Take batches in; give acknowledgements out, in order."""
-        answers: Answers = SimpleQueue()
+        answers: SimpleQueue[pb.StreamResponse | None] = SimpleQueue()
         if not context.add_callback(lambda: answers.put(None)):
             return  # Cancelled before it began: nobody would end the wait below.
         problem: list[str] = []
@@ -92,6 +92,38 @@ class CaptureRPC(rpc.CaptureServicer):
             yield answer
         if problem:
             context.abort(grpc.StatusCode.FAILED_PRECONDITION, problem[0])
+
+    def session_of(self, engine: str) -> Session | None:
+        """Return what *engine* said at Hello, or None if it never said it."""
+        return self._sessions.of(engine)
+
+    def begin(self, engine: str, session: Session, answers: Answers) -> None:
+        """Note that *engine* opened a stream, or a ring."""
+        start = StreamStart(
+            engine=engine,
+            hello=session.hello,
+            bank_digest=session.bank_digest,
+            answers=answers,
+        )
+        self._ingest.put(start)
+
+    def take(
+        self, request: pb.StreamRequest, engine: str, rank: int, answers: Answers
+    ) -> bool:
+        """
+        Enqueue what *engine* wrote into its ring; False when nothing is taken more.
+
+        A ring is one engine's: whatever *request* says, it is that one's.
+        """
+        session = self._sessions.of(engine)
+        if session is None:
+            return False  # Too many said Hello since: it has to say so again.
+        request.engine, request.rank = engine, rank
+        return self._ingest.put(item_of(request, session, answers))
+
+    def end(self, engine: str, answers: Answers) -> None:
+        """Note that a stream of *engine*, or its ring, is over."""
+        self._ingest.put(StreamEnd(engine=engine, answers=answers))
 
     def _read(
         self,
@@ -110,20 +142,14 @@ class CaptureRPC(rpc.CaptureServicer):
                     return
                 if not engine:
                     engine = request.engine
-                    start = StreamStart(
-                        engine=engine,
-                        hello=session.hello,
-                        bank_digest=session.bank_digest,
-                        answers=answers,
-                    )
-                    self._ingest.put(start)
+                    self.begin(engine, session, answers)
                 item = item_of(request, session, answers)
                 if not self._ingest.put(item):
                     return
         except grpc.RpcError:
             return  # The peer is gone; StreamEnd below is what it means.
         finally:
-            self._ingest.put(StreamEnd(engine=engine, answers=answers))
+            self.end(engine, answers)
 
     def _refuse(self, engine: str, reason: str) -> None:
         refused = HelloItem(engine=engine, detail="", refusal=reason)

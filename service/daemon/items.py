@@ -3,14 +3,18 @@
 from dataclasses import dataclass
 from enum import StrEnum
 from queue import SimpleQueue
+from typing import Protocol
 
 from monitor.canaries import CanaryLook, CanaryResult
 from monitor.records import Gap, StepBatch
 from service.daemon.loaded_set import LoadedSet
 from service.rpc.innerwatch.v1 import innerwatch_pb2 as pb
 
-Answers = SimpleQueue[pb.StreamResponse | None]
-"""Answers of one stream, in order; None ends it."""
+
+class Answers(Protocol):
+    """Takes the answers of one stream, in order; None ends it."""
+
+    def put(self, answer: pb.StreamResponse | None, /) -> None: ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -69,3 +69,21 @@ def test_a_number_in_the_environment_has_to_be_one() -> None:
     """A value that is no number is refused by the variable's name."""
     with pytest.raises(CaptureError, match="INNERWATCH_K_MAX: expected a number"):
         settings_from_environment({"INNERWATCH_K_MAX": "many"})
+
+
+@pytest.mark.parametrize(
+    ("transport", "address", "word"),
+    [("shm", "unix:/s", "'auto', 'ring' or 'grpc'"), ("ring", "h:1", "unix socket")],
+)
+def test_a_transport_that_cannot_be_is_refused(
+    transport: str, address: str, word: str
+) -> None:
+    """An unknown way, or shared memory with another host, stops the start."""
+    with pytest.raises(CaptureError, match=word):
+        settings_from(
+            {
+                "hook_points": ["blocks.1.hook_resid_post"],
+                "transport": transport,
+                "address": address,
+            }
+        )

@@ -16,7 +16,7 @@ from probes.bank import ProjectionBank
 from probes.bundle import Bundle
 from service.daemon.audit.store import Event
 from service.daemon.detector_sets import DetectorSets, SwapError
-from service.daemon.items import Answers, ChangeItem, ChangeKind, StreamStart
+from service.daemon.items import ChangeItem, ChangeKind, StreamStart
 from service.daemon.loaded_set import LoadedSet
 from service.daemon.restoring import Restored
 from service.daemon.swaps import Swaps
@@ -76,7 +76,7 @@ class FakeEngine:
     name: str
     bank: pb.Bank
     handed: str
-    orders: Answers = field(default_factory=SimpleQueue)
+    orders: SimpleQueue[pb.StreamResponse | None] = field(default_factory=SimpleQueue)
     outbox: deque[StepBatch | str] = field(default_factory=deque)
     is_connected: bool = False
     n_banks_missed: int = 0

@@ -1,0 +1,269 @@
+"""How long one push takes on the engine's thread, whatever becomes of the daemon.
+
+usage: OMP_NUM_THREADS=1 python -m tests.bench.push [--pushes 2000] [--interval-ms 5]
+           [--spin] [--ways ring thread grpc] [--states healthy stopped ...]
+
+A push is what `CaptureWorker.after_step` does once the rows are known: copy them out of
+the taps' buffers, describe the step, put it into the outbox, and carry it. "ring" is
+the default on one host, where the engine's thread writes into the ring itself; "thread"
+leaves that to the sender's thread; "grpc" is the other transport, by that thread too.
+
+The daemon is a real one, in a process and on a core of its own, and scores what comes:
+two hook points of 64 columns; 16 rows of 16 requests (8 KiB), and 512 rows of 16 or of
+256 requests (256 KiB). It is healthy; stopped (SIGSTOP); killed (SIGKILL); its disk
+full (RLIMIT_FSIZE, of which it dies); or 100 times slower (SIGCONT for 1 ms in 100).
+
+Between pushes the thread sleeps, and finds cold caches; with --spin it multiplies small
+matrices. On a machine with other work `chrt -f 20` in front keeps that from counting.
+"""
+
+import argparse
+import contextlib
+import os
+import resource
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from service.capture.outbox import Outbox
+from service.capture.requests import RequestFacts
+from service.capture.rows import Rows
+from service.capture.sender import Sender
+from service.capture.settings import Transport
+from service.capture.snapshot import Snapshooter
+from service.capture.step import Step
+from service.capture.tap import TapBuffers
+from service.rpc.innerwatch.v1 import innerwatch_pb2 as pb
+from tests.monitor.builders import D_MODEL, bank
+from tests.service.builders import RunningDaemon, eventually, hello, place
+
+WAYS = ("ring", "thread", "grpc")
+STATES = ("healthy", "stopped", "killed", "full", "slow")
+SHAPES = ((16, 16), (512, 16), (512, 256))
+WIDTH = 64
+N_SITES = 2
+_BUFFER_BYTES = 256 << 20
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Times:
+    """
+    Of one push, in seconds: by the clock, and of the thread's processor time.
+
+    On a machine that others use too only the second says what a push takes.
+    """
+
+    p50: float
+    p99: float
+    longest: float
+    cpu_p50: float
+    cpu_p99: float
+
+
+class Engine:
+    """The part of the capture worker that a push is, without vLLM."""
+
+    def __init__(
+        self,
+        address: str,
+        way: str,
+        n_rows: int,
+        n_requests: int,
+        *,
+        is_spinning: bool = False,
+    ) -> None:
+        self._is_spinning = is_spinning
+        self._work = torch.ones(192, 192)
+        self.outbox = Outbox(_BUFFER_BYTES)
+        transport: Transport = "grpc" if way == "grpc" else "ring"
+        self._is_direct = way == "ring"
+        self.sender = Sender(
+            outbox=self.outbox,
+            address=address,
+            hello=hello,
+            on_hello=lambda _: None,
+            on_bank=lambda _: None,
+            bank_digest=lambda: bank().digest,
+            transport=transport,
+        )
+        self._buffers = TapBuffers.allocate(
+            n_sites=N_SITES,
+            max_rows=n_rows,
+            d_model=D_MODEL,
+            k_max=WIDTH,
+            device=torch.device("cpu"),
+        )
+        self._buffers.values.zero_()
+        self._buffers.squared_norms.fill_(1.0)
+        self._snapshooter = Snapshooter(self._buffers)
+        self._digest = bank().digest
+        self._n_each = n_rows // n_requests
+        self._names = tuple(f"chatcmpl-{i:032x}-{i:08x}" for i in range(n_requests))
+        self._token_ids = torch.zeros(n_rows, dtype=torch.int32)
+        self._facts = tuple(RequestFacts(n_prompt_tokens=1) for _ in self._names)
+        self._step = 0
+
+    def rows(self) -> Rows:
+        """The next rows of every request."""
+        n_requests = len(self._names)
+        return Rows(
+            request_ids=self._names,
+            n_rows=np.full(n_requests, self._n_each),
+            first_positions=np.full(n_requests, self._step * self._n_each),
+            token_ids=self._token_ids,
+        )
+
+    def push(self, rows: Rows) -> None:
+        """One step's."""
+        self._step += 1
+        taken = self._snapshooter.take(rows.token_ids, self._token_ids, WIDTH)
+        step = Step(
+            step=self._step,
+            bank_digest=self._digest,
+            captured_at=time.time(),
+            n_rows_expected=len(rows.token_ids),
+            rows=rows,
+            facts=self._facts,
+            values=taken.values,
+            squared_norms=taken.squared_norms,
+            token_ids=taken.token_ids,
+            slots=taken.slots,
+            copied=taken.copied,
+        )
+        self.outbox.put(step, pb.LOSS_REASON_BUFFER_FULL)
+        if self._is_direct:
+            self.sender.flush()
+
+    def _wait(self, seconds: float) -> None:
+        if not self._is_spinning:
+            time.sleep(seconds)
+            return
+        # As an engine that computes: the core and its caches stay the engine's, and
+        # the GIL is free, most of the time.
+        until = time.perf_counter() + seconds
+        while time.perf_counter() < until:
+            torch.mm(self._work, self._work)
+
+    def times(self, n_pushes: int, interval_seconds: float) -> Times:
+        """Push at a steady pace."""
+        taken, cpu = [], []
+        for _ in range(n_pushes):
+            self._wait(interval_seconds)
+            rows = self.rows()
+            began, cpu_began = time.perf_counter(), time.thread_time()
+            self.push(rows)
+            cpu.append(time.thread_time() - cpu_began)
+            taken.append(time.perf_counter() - began)
+        p50, p99, longest = np.percentile(taken, [50, 99, 100]).tolist()
+        cpu_p50, cpu_p99 = np.percentile(cpu, [50, 99]).tolist()
+        return Times(
+            p50=p50,
+            p99=p99,
+            longest=longest,
+            cpu_p50=cpu_p50,
+            cpu_p99=cpu_p99,
+        )
+
+
+@contextlib.contextmanager
+def in_state(daemon: RunningDaemon, state: str) -> Iterator[None]:
+    """Have *daemon* be in *state* for a while."""
+    process, is_over = daemon.process, threading.Event()
+    slowing = threading.Thread(target=_slow, args=(process.pid, is_over))
+    if state == "stopped":
+        process.send_signal(signal.SIGSTOP)
+    elif state == "killed":
+        daemon.stop(signal.SIGKILL)
+    elif state == "full":
+        resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (4096, 4096))
+    elif state == "slow":
+        slowing.start()
+    try:
+        yield
+    finally:
+        is_over.set()
+        if state == "slow":
+            slowing.join()
+        if process.poll() is None:
+            process.send_signal(signal.SIGCONT)
+
+
+def _slow(pid: int, is_over: threading.Event) -> None:
+    # In the measured process, but asleep: two system calls in 100 ms.
+    while not is_over.is_set():
+        os.kill(pid, signal.SIGSTOP)
+        is_over.wait(0.099)
+        os.kill(pid, signal.SIGCONT)
+        time.sleep(0.001)
+
+
+def measure(
+    way: str,
+    shape: tuple[int, int],
+    state: str,
+    n_pushes: int,
+    interval_seconds: float,
+    cores: tuple[int, int] | None = None,
+    is_spinning: bool = False,
+) -> Times:
+    """Start a daemon and an engine, bring the daemon into *state*, and push."""
+    with place() as where, RunningDaemon(where) as daemon:
+        if cores is not None:
+            os.sched_setaffinity(daemon.process.pid, {cores[1]})
+        engine = Engine(where.address, way, *shape, is_spinning=is_spinning)
+        engine.sender.start()
+        eventually(lambda: engine.sender.is_connected, "connected")
+        engine.times(50, interval_seconds)
+        eventually(engine.outbox.is_empty, "warm")
+        with in_state(daemon, state):
+            times = engine.times(n_pushes, interval_seconds)
+        if state == "full":
+            assert daemon.process.wait(30) != 0, "it went on without a record"
+        engine.sender.close(0.2)
+    return times
+
+
+def main() -> None:
+    """Run, and print."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--pushes", type=int, default=2000)
+    parser.add_argument("--interval-ms", type=float, default=5.0)
+    parser.add_argument("--spin", action="store_true", help="compute, do not sleep")
+    parser.add_argument("--ways", nargs="+", choices=WAYS, default=WAYS)
+    parser.add_argument("--states", nargs="+", choices=STATES, default=STATES)
+    parser.add_argument("--cores", type=int, nargs=2, default=(0, 1))
+    args = parser.parse_args()
+    torch.set_num_threads(1)
+    cores = (args.cores[0], args.cores[1])
+    os.sched_setaffinity(0, {cores[0]})
+    print(f"load before: {os.getloadavg()}; us of one push, {args.pushes} each")
+    print("way      KiB requests daemon       p50     p99     max  cpu p50  cpu p99")
+    for way in args.ways:
+        for n_rows, n_requests in SHAPES:
+            for state in args.states:
+                found = measure(
+                    way,
+                    (n_rows, n_requests),
+                    state,
+                    args.pushes,
+                    args.interval_ms / 1e3,
+                    cores,
+                    args.spin,
+                )
+                print(
+                    f"{way:<7} {n_rows * N_SITES * WIDTH * 4 // 1024:>4} "
+                    f"{n_requests:>8} {state:<8} {found.p50 * 1e6:>7.0f} "
+                    f"{found.p99 * 1e6:>7.0f} {found.longest * 1e6:>7.0f} "
+                    f"{found.cpu_p50 * 1e6:>8.0f} {found.cpu_p99 * 1e6:>8.0f}",
+                    flush=True,
+                )
+    print(f"load after: {os.getloadavg()}")
+
+
+if __name__ == "__main__":
+    main()
