@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from service.capture.settings import CaptureError
-from service.capture.tap import TapBuffers
+from service.capture.tap import BUFFER_NAMES, TapBuffers, write_rows
 
 
 def find_decoder_layers(
@@ -77,24 +77,8 @@ def _forward(self: Any, *args: Any, **kwargs: Any) -> Any:
         hidden, residual = output, None
     else:
         hidden, residual = output[0], output[1]
-    if self.innerwatch_weight is None:
-        torch.ops.innerwatch.copy(
-            hidden,
-            residual,
-            self.innerwatch_values,
-            self.innerwatch_squared_norms,
-            self.innerwatch_site,
-        )
-    else:
-        torch.ops.innerwatch.project(
-            hidden,
-            residual,
-            self.innerwatch_weight,
-            self.innerwatch_bias,
-            self.innerwatch_values,
-            self.innerwatch_squared_norms,
-            self.innerwatch_site,
-        )
+    tensors = {name: getattr(self, f"innerwatch_{name}") for name in BUFFER_NAMES}
+    write_rows(tensors, hidden, residual, self.innerwatch_site)
     return output
 
 

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Literal
 
-ABI = 1
+ABI = 2
 """Of the tap operators. Raise it when their signature or buffers change."""
 
 KEY = "innerwatch"

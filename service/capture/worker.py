@@ -32,7 +32,7 @@ from service.capture.sender import Sender
 from service.capture.settings import CaptureError, CaptureSettings, layer_of
 from service.capture.snapshot import Snapshooter
 from service.capture.step import Step, overhead
-from service.capture.tap import TapBuffers
+from service.capture.tap import TapBuffers, use_kernels
 from service.capture.unsupported import check_supported
 from service.rpc.innerwatch.v1 import innerwatch_pb2 as pb
 
@@ -94,6 +94,7 @@ class CaptureWorker:
             k_max=self._settings.k_max if is_pushdown else None,
             device=next(layers[0].parameters()).device,
         )
+        use_kernels(self._buffers, model_config.dtype)
         if not is_pushdown:
             self._width = model_config.get_hidden_size()
         for site, layer in enumerate(hook_layers):
@@ -277,6 +278,7 @@ class CaptureWorker:
         Raises:
             CaptureError: It does not fit; what was computed before goes on.
         """
+        assert self._buffers is not None
         pending = None
         if bank.digest != self._digest:
             pending = host_bank(
@@ -285,7 +287,7 @@ class CaptureWorker:
                 hook_points=self._settings.hook_points,
                 k_max=self._settings.k_max,
                 d_model=self._worker.vllm_config.model_config.get_hidden_size(),
-            )
+            ).pinned_for(self._buffers.values.device)
         with self._bank_lock:
             self._pending = pending
 
