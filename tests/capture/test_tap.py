@@ -5,6 +5,7 @@ from torch import nn
 from service.capture.layers import check_layers, find_decoder_layers, install_tap
 from service.capture.settings import CaptureError
 from service.capture.tap import TapBuffers
+from service.capture.tap_points import TapPoint
 
 
 class Block(nn.Module):
@@ -52,7 +53,7 @@ def test_a_tap_reads_the_sum_and_changes_nothing(
     inputs = torch.randn(5, 8)
     with torch.inference_mode():
         untapped = block(inputs)
-        install_tap(block, buffers, 0)
+        install_tap(TapPoint(module=block, is_norm=False), buffers, 0)
         run = torch.compile(block, backend="aot_eager") if is_compiled else block
         output = run(inputs)
     parts = output if isinstance(output, tuple) else (output,)
@@ -75,7 +76,7 @@ def test_a_projection_is_the_bank_applied_to_the_sum() -> None:
     buffers.weight.normal_()
     buffers.bias.normal_()
     buffers.n_columns.fill_(3)
-    install_tap(block, buffers, 0)
+    install_tap(TapPoint(module=block, is_norm=False), buffers, 0)
     with torch.inference_mode():
         output = block(torch.randn(5, 8))
     stream = output[0] + output[1]
@@ -145,7 +146,7 @@ def test_a_removed_tap_leaves_the_poison() -> None:
     """A row that no tap wrote is told from any row that one did, zeros included."""
     block, buffers = Block(8, is_deferred=True), make_buffers(3)
     original = type(block)
-    install_tap(block, buffers, 0)
+    install_tap(TapPoint(module=block, is_norm=False), buffers, 0)
     with torch.inference_mode():
         block(torch.zeros(4, 8))
         assert 0 == buffers.n_unwritten(4)
@@ -159,7 +160,7 @@ def test_a_removed_tap_leaves_the_poison() -> None:
 def test_rows_beyond_the_buffer_are_left_out() -> None:
     """A step larger than the buffers writes what fits and raises nothing."""
     block, buffers = Block(8, is_deferred=True), make_buffers(None)
-    install_tap(block, buffers, 0)
+    install_tap(TapPoint(module=block, is_norm=False), buffers, 0)
     with torch.inference_mode():
         block(torch.ones(20, 8))
 
