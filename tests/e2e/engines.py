@@ -71,9 +71,9 @@ class EngineRun:
         return next(r for r in self.requests if r["request_id"] == whole)
 
 
-def make_bank(d_model: int) -> pb.Bank:
+def make_bank(d_model: int, seed: int = 0) -> pb.Bank:
     """Return a bank of random columns at both hook points."""
-    rng = np.random.default_rng(0)
+    rng = np.random.default_rng(seed)
     slices = []
     for hook_point in HOOK_POINTS:
         weight = rng.standard_normal((N_COLUMNS, d_model)).astype(np.float32)
@@ -126,6 +126,7 @@ def run_engine(
     requests: list[dict[str, Any]] | None = None,
     bank: pb.Bank | None = None,
     adapter: Path | None = None,
+    recorder: Recorder | None = None,
     capture: Mapping[str, Any] | None = None,
     environment: Mapping[str, str] | None = None,
     interpreter: Sequence[str] = (sys.executable,),
@@ -143,7 +144,7 @@ def run_engine(
     d_model = json.loads((ORGANISM / "config.json").read_text())["hidden_size"]
     if mode == "pushdown":
         bank = bank or make_bank(d_model)
-    recorder = Recorder(bank)
+    recorder = recorder or Recorder(bank)
     server = grpc.server(
         ThreadPoolExecutor(4), options=[("grpc.max_receive_message_length", -1)]
     )
