@@ -43,7 +43,7 @@ def _project(
     stream = _stream(hidden[:n], None if residual is None else residual[:n])
     found = columns[site, :n]
     # Reading it on a device would wait for the device, and its value shape a graph.
-    used = int(n_columns[site]) if n_columns.is_cpu else columns.shape[2]
+    used = n_columns.tolist()[site] if n_columns.is_cpu else columns.shape[2]
     if used < columns.shape[2]:
         found[:, used:].zero_()
     if used:
