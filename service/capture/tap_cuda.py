@@ -61,6 +61,11 @@ def tile_for(n_rows: int, k_max: int, d_model: int) -> Tile:
     )
 
 
+def rows_of_tiles(max_rows: int) -> list[int]:
+    """Return the smallest row count of each tile that up to *max_rows* rows use."""
+    return [1, *(most + 1 for most, _ in _TILES if most < max_rows)]
+
+
 def _at_most(size: int, needed: int, least: int) -> int:
     return max(least, min(size, 1 << (needed - 1).bit_length()))
 
@@ -291,8 +296,7 @@ def compile_kernels(buffers: TapBuffers, dtype: torch.dtype) -> None:
     Triton compiles at a kernel's first call, which in a graph's capture would fail.
     """
     _, max_rows, _ = buffers.values.shape
-    smallest = [1, *(most + 1 for most, _ in _TILES if most < max_rows)]
-    for n_rows in smallest:
+    for n_rows in rows_of_tiles(max_rows):
         hidden = torch.zeros(
             n_rows, buffers.d_model, dtype=dtype, device=buffers.values.device
         )

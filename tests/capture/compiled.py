@@ -4,12 +4,10 @@ import multiprocessing
 import re
 import subprocess
 import tempfile
+from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from typing import Any
-
-ROWS = (1, 9, 65, 1025)
-"""Row counts that reach every tile."""
 
 _FLOAT, _HALF = "*fp32", "*bf16"
 _POINTERS = {
@@ -20,6 +18,7 @@ _POINTERS = {
     "n_columns": "*i32",
     "columns": _FLOAT,
     "squared_norms": _FLOAT,
+    "activations": _FLOAT,
 }
 # Multiples of 16 in every model, which Triton sees at a call.
 _EVEN = ("max_rows", "d_model", "k_max", "hidden_row", "residual_row")
@@ -39,48 +38,68 @@ def start() -> ProcessPoolExecutor:
     return ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn"))
 
 
-def tiles(k_max: int, d_model: int) -> list[Any]:
-    """Return the tile of each of `ROWS`."""
+def tiles(k_max: int, d_model: int, rows: Sequence[int]) -> list[Any]:
+    """Return the tile of each of *rows*."""
     from service.capture.tap_cuda import tile_for
 
-    return [tile_for(n, k_max, d_model) for n in ROWS]
+    return [tile_for(n, k_max, d_model) for n in rows]
 
 
-def compile_tiles(architecture: int) -> list[Compiled]:
-    """Compile the projection in each tile for sm_*architecture*, k 128, d 4096."""
-    return [_compile(tile, architecture) for tile in tiles(128, 4096)]
+def rows_of_tiles(max_rows: int) -> list[int]:
+    """Return the row counts for which kernels are compiled at start."""
+    from service.capture import tap_cuda
+
+    return tap_cuda.rows_of_tiles(max_rows)
 
 
-def _compile(tile: Any, architecture: int) -> Compiled:
+def compile_all(architecture: int) -> list[Compiled]:
+    """Compile every kernel for sm_*architecture*, k_max 128 and d_model 4096."""
+    from service.capture.tap_cuda import copy_kernel, project_kernel
+
+    found = [
+        _compile(
+            project_kernel,
+            {
+                "IS_DOT": tile.is_dot,
+                "ROWS": tile.rows,
+                "COLUMNS": tile.columns,
+                "DEPTH": tile.depth,
+            },
+            tile.n_warps,
+            architecture,
+        )
+        for tile in tiles(128, 4096, rows_of_tiles(8192))
+    ]
+    return [*found, _compile(copy_kernel, {"DEPTH": 1024}, 4, architecture)]
+
+
+def _compile(
+    kernel: Any, sizes: dict[str, int], n_warps: int, architecture: int
+) -> Compiled:
     import triton
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
 
-    from service.capture.tap_cuda import project_kernel
-
     constants = {
         "HAS_RESIDUAL": True,
-        "IS_DOT": tile.is_dot,
-        "ROWS": tile.rows,
-        "COLUMNS": tile.columns,
-        "DEPTH": tile.depth,
         "hidden_place": 1,
         "residual_place": 1,
+        **sizes,
     }
-    names = project_kernel.arg_names
+    names = kernel.arg_names
     even = [["tt.divisibility", 16]]
     source = ASTSource(
-        fn=project_kernel,
+        fn=kernel,
         signature={
             n: "constexpr" if n in constants else _POINTERS.get(n, "i32") for n in names
         },
         constexprs={(names.index(n),): value for n, value in constants.items()},
-        attrs={(names.index(n),): even for n in (*_POINTERS, *_EVEN)},
+        attrs={(names.index(n),): even for n in (*_POINTERS, *_EVEN) if n in names},
     )
     kernel = triton.compile(
         source,
         target=GPUTarget("cuda", architecture, 32),
-        options={"num_warps": tile.n_warps},
+        options={"num_warps": n_warps},
     )
     ptx = kernel.asm["ptx"]
     return Compiled(
