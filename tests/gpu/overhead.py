@@ -164,7 +164,7 @@ def start(
             }
         )
     )
-    log = place / "engine.log"
+    log = args.out.with_suffix(f".{place.name}.log")
     with log.open("wb") as errors:
         process = subprocess.Popen(
             [sys.executable, "-m", "tests.gpu.engine", str(place / "plan.json")],

@@ -47,11 +47,11 @@ LLAMA_8B = Shape(
     watched=(7, 15, 23),
 )
 TINY = Shape(
-    d_model=64,
+    d_model=128,
     n_layers=4,
     n_heads=4,
     n_kv_heads=2,
-    d_mlp=128,
+    d_mlp=256,
     n_vocabulary=512,
     watched=(0, 1, 2),
 )

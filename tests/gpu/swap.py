@@ -1,8 +1,8 @@
 """Banks swapped while requests run: every row is of the bank that its batch names.
 
-Each time the plugin says hello it is given the other of two banks, and the stream is
-ended every so many batches, so that it says hello again. Nothing is lost by that, and
-no row may hold columns of both. See run.py.
+Each time the plugin says hello it is given the other of two banks, and its first
+streams are ended after a few batches, so that it says hello again while requests run.
+Nothing is lost by that, and no row may hold columns of both. See run.py.
 """
 
 import argparse
@@ -21,11 +21,12 @@ from tests.e2e.test_rows import compare_run
 from tests.gpu.finding import Finding, save
 from tests.gpu.rows import BARS, arguments, worst_distance
 
+N_ENDED = 3
 EVERY = 8
 
 
 class SwappingRecorder(Recorder):
-    """Hands out its banks in turn, and ends a stream after `EVERY` batches."""
+    """Hands out its banks in turn; `N_ENDED` streams end after `EVERY` batches."""
 
     def __init__(self, banks: list[pb.Bank]) -> None:
         super().__init__(banks[0])
@@ -45,7 +46,7 @@ class SwappingRecorder(Recorder):
         last = len(self.batches) + EVERY
         for response in super().Stream(request_iterator, context):
             yield response
-            if len(self.batches) >= last:
+            if len(self.batches) >= last and len(self.hellos) <= N_ENDED:
                 return
 
 
@@ -66,7 +67,7 @@ def main() -> None:
         run = run_engine(
             Path(folder) / "run",
             mode="pushdown",
-            n_requests=12 if args.tiny else 400,
+            n_requests=64 if args.tiny else 400,
             most_generated=24,
             recorder=recorder,
             **arguments(args.device, args.runner),
