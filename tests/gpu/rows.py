@@ -1,6 +1,7 @@
 """Rows through vLLM against transformers on the same weights; see run.py.
 
-On CUDA with torch.compile and FULL_AND_PIECEWISE graphs, in bfloat16.
+On CUDA with torch.compile and FULL_AND_PIECEWISE graphs, in bfloat16, and once in
+float32, where a row of another token can not hide behind the rounding.
 """
 
 import argparse
@@ -15,8 +16,11 @@ from tests.e2e.rows import reference_activations, rows_at
 from tests.e2e.test_rows import compare_run
 from tests.gpu.finding import Finding, save
 
-BARS = {"float32": 1e-4, "bfloat16": 0.03}
-"""A row of another token is 0.1 and more away; bfloat16 has 8 bits."""
+BARS = {"float32": 1e-4, "bfloat16": 0.015}
+"""
+Of the norm. In bfloat16 transformers is up to 0.005 from float32 on this model. A row
+of the token before is 0.001 and more away in 99 of 100 cases, 0.01 in every third.
+"""
 
 
 def main() -> None:
@@ -28,40 +32,58 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     args = parser.parse_args()
     findings: list[Finding] = []
-    trials = [("pushdown", "block"), ("pushdown", "norm"), ("activations", "block")]
-    for mode, tap_point in trials[: 1 if args.tiny else None]:
-        with tempfile.TemporaryDirectory(prefix="innerwatch-") as folder:
-            run = run_engine(
-                Path(folder) / "run",
-                mode=mode,
-                n_requests=4 if args.tiny else 64,
-                capture={"tap_point": tap_point},
-                **arguments(args.device, args.runner),
-            )
-        findings += [finding(run, site, args, mode, tap_point) for site in (0, 1)]
+    trials = [
+        ("pushdown", "block", "float32"),
+        ("pushdown", "block", "bfloat16"),
+        ("pushdown", "norm", "bfloat16"),
+        ("activations", "block", "bfloat16"),
+    ]
+    for mode, tap_point, dtype in trials[: 1 if args.tiny else None]:
+        what = f"{mode} at the {tap_point}, {dtype}"
+        try:
+            with tempfile.TemporaryDirectory(prefix="innerwatch-") as folder:
+                run = run_engine(
+                    Path(folder) / "run",
+                    mode=mode,
+                    n_requests=4 if args.tiny else 64,
+                    capture={"tap_point": tap_point},
+                    **arguments(args.device, args.runner, dtype),
+                )
+            findings += [
+                finding(run, site, args.runner, what, dtype) for site in (0, 1)
+            ]
+        except (AssertionError, KeyError, ValueError) as error:
+            findings.append(did_not_run(args.runner, what, error))
         save(args.out, findings)
 
 
-def arguments(device: str, runner: str) -> dict[str, Any]:
+def arguments(device: str, runner: str, dtype: str) -> dict[str, Any]:
     """Return what `run_engine` is given on *device*."""
-    variables = {"VLLM_USE_V2_MODEL_RUNNER": str(int(runner) - 1)}
     if device == "cpu":
-        return {"enforce_eager": True, "dtype": "float32"}
-    return {
+        return {"enforce_eager": True, "dtype": dtype}
+    found: dict[str, Any] = {
         "enforce_eager": False,
-        "dtype": "bfloat16",
+        "dtype": dtype,
         "skip_tokenizer_init": True,
         "gpu_memory_utilization": 0.3,
         "compilation_config": {"cudagraph_mode": "FULL_AND_PIECEWISE"},
-        "environment": variables,
+        "environment": {"VLLM_USE_V2_MODEL_RUNNER": str(int(runner) - 1)},
     }
+    if dtype == "float32":
+        found["attention_backend"] = "TRITON_ATTN"  # FlashAttention has half only.
+    return found
 
 
-def finding(
-    run: EngineRun, site: int, args: argparse.Namespace, mode: str, tap_point: str
-) -> Finding:
+def did_not_run(runner: str, what: str, error: Exception) -> Finding:
+    """Return the failure of one engine; the next has its turn."""
+    last = str(error).strip().splitlines()[-1:] or [type(error).__name__]
+    return Finding(
+        part=f"rows-v{runner}", what=what, found=last[0][:200], bar="runs", is_met=False
+    )
+
+
+def finding(run: EngineRun, site: int, runner: str, what: str, dtype: str) -> Finding:
     """Return how the rows at hook point *site* compare."""
-    dtype = "float32" if args.device == "cpu" else "bfloat16"
     counted = compare_run(run, site)
     worst = worst_distance(run, site)
     wrong = (
@@ -72,11 +94,11 @@ def finding(
     )
     is_met = wrong == (0, 0, 0, 0) and worst <= BARS[dtype] and counted.n_rows > 0
     return Finding(
-        part=f"rows-v{args.runner}",
-        what=f"{mode} at the {tap_point}, {HOOK_POINTS[site]}, {dtype}",
+        part=f"rows-v{runner}",
+        what=f"{what}, {HOOK_POINTS[site]}",
         found=f"{counted.n_rows} rows; missing, unasked, other token, twice: "
         f"{wrong}; worst {worst:.1e} of the norm",
-        bar=f"0, 0, 0, 0; {BARS[dtype]:.0e}",
+        bar=f"0, 0, 0, 0; {BARS[dtype]:g}",
         is_met=is_met,
     )
 

@@ -21,6 +21,7 @@ from tests.e2e.test_rows import compare_run
 from tests.gpu.finding import Finding, save
 from tests.gpu.rows import BARS, arguments, worst_distance
 
+DTYPE = "float32"
 N_ENDED = 3
 EVERY = 8
 
@@ -70,7 +71,7 @@ def main() -> None:
             n_requests=64 if args.tiny else 400,
             most_generated=24,
             recorder=recorder,
-            **arguments(args.device, args.runner),
+            **arguments(args.device, args.runner, DTYPE),
         )
     seen = [b.bank_digest for b in run.batches if b.columns]
     n_swaps = sum(a != b for a, b in itertools.pairwise(seen))
@@ -82,7 +83,7 @@ def main() -> None:
         for digest in set(seen)
         for site in (0, 1)
     )
-    bar = BARS["float32" if args.device == "cpu" else "bfloat16"]
+    bar = BARS[DTYPE]
     save(
         args.out,
         [
@@ -92,7 +93,7 @@ def main() -> None:
                 found=f"{counted.n_rows} rows; missing, unasked, other token: {wrong}; "
                 f"{sum(g.n_tokens for g in run.gaps)} lost; worst {worst:.1e} of the "
                 f"norm, against the bank that the batch names",
-                bar=f"at least 1; 0, 0, 0; 0; {bar:.0e}",
+                bar=f"at least 1; 0, 0, 0; 0; {bar:g}",
                 is_met=n_swaps >= 1
                 and wrong == (0, 0, 0)
                 and not run.gaps
