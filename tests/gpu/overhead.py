@@ -86,8 +86,7 @@ class Engine:
         assert self.process.stdout is not None
         line = self.process.stdout.readline().strip()
         if not line:
-            last = self.log.read_text(errors="replace").strip().splitlines()
-            raise RuntimeError(f"{self.mode} ended: {last[-1][:150] if last else ''}")
+            raise RuntimeError(f"{self.mode} ended: {why(self.log)}")
         return line
 
 
@@ -123,14 +122,11 @@ def main() -> None:
                     failed.append(did_not_run(mode, error, args))
                     save(args.out, failed)
             asked = rounds(is_tiny=args.tiny)
+            failed += take_turns(engines, asked[:2], 0, args)
             for engine in engines:
-                engine.ask(asked[0])
-                engine.ask(asked[1])
                 engine.seconds.clear()  # They were for warming up.
             for turn in range(1 if args.tiny else args.rounds):
-                for one in asked:
-                    for engine in engines[turn % 2 :] + engines[: turn % 2]:
-                        engine.ask(one)
+                failed += take_turns(engines, asked, turn, args)
                 save(args.out, [*compare(engines, args), *failed])
                 if time.monotonic() - began > STOP_AFTER_SECONDS:
                     break
@@ -141,6 +137,28 @@ def main() -> None:
                 engine.process.kill()
                 engine.process.wait()
             daemon.signal(signal.SIGKILL)
+
+
+def take_turns(
+    engines: list[Engine], asked: list[Round], turn: int, args: argparse.Namespace
+) -> list[Finding]:
+    """Have each engine run each round; one that ends is taken out, and returned."""
+    failed = []
+    for one in asked:
+        for engine in engines[turn % 2 :] + engines[: turn % 2]:
+            try:
+                engine.ask(one)
+            except (RuntimeError, OSError) as error:
+                engines.remove(engine)
+                failed.append(did_not_run(engine.mode, error, args))
+    return failed
+
+
+def why(log: Path) -> str:
+    """Return the last line of *log* that names an error, or its last."""
+    lines = log.read_text(errors="replace").strip().splitlines() or [""]
+    errors = [line for line in lines if "Error" in line and "EngineDead" not in line]
+    return (errors or lines)[-1].rpartition("] ")[2][:200]
 
 
 def start(
@@ -271,11 +289,11 @@ def tokens_lost(daemon: Daemon, args: argparse.Namespace) -> Finding:
     )
 
 
-def did_not_run(mode: str, error: RuntimeError, args: argparse.Namespace) -> Finding:
-    """Return that an engine did not start: no bar is missed by a peer's failure."""
+def did_not_run(mode: str, error: Exception, args: argparse.Namespace) -> Finding:
+    """Return that an engine ended: no bar is missed by a peer's failure."""
     return Finding(
         part=f"overhead-v{args.runner}",
-        what=f"{mode} did not start",
+        what=f"{mode} did not run",
         found=str(error),
         is_met=False if mode in ("untouched", "innerwatch") else None,
     )
