@@ -1,6 +1,6 @@
 """The projection bank inside the model: buffer contents, replaced between two steps."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import numpy as np
@@ -26,20 +26,42 @@ class HostBank:
     A bank in host memory, ready to be copied into the buffers.
 
     *weight* is float32 of shape (n_sites, k_max, d_model), *bias* (n_sites, k_max);
-    unused columns are zero. *width* is the largest number of columns in use.
+    unused columns are zero. *n_columns*, int32 of shape (n_sites,), is how many are in
+    use, and *width* the largest of them.
     """
 
     digest: str
     weight: torch.Tensor
     bias: torch.Tensor
+    n_columns: torch.Tensor
     width: int
 
+    def pinned_for(self, device: torch.device) -> "HostBank":
+        """Return it in memory from which a copy to *device* does not keep a thread."""
+        if device.type != "cuda":
+            return self
+        with torch.cuda.device(device):
+            return replace(
+                self,
+                weight=self.weight.pin_memory(),
+                bias=self.bias.pin_memory(),
+                n_columns=self.n_columns.pin_memory(),
+            )
+
     def write_to(self, buffers: TapBuffers) -> None:
-        """Copy into *buffers*: on the engine's thread, between two steps."""
+        """
+        Copy into *buffers*: on the engine's thread, between two steps.
+
+        On CUDA the copy is queued on the stream that the model runs on: behind the
+        last step and the snapshot of its rows, before the next step. PyTorch keeps
+        pinned memory that is let go of until the copy is done.
+        """
         assert buffers.weight is not None
         assert buffers.bias is not None
+        assert buffers.n_columns is not None
         buffers.weight.copy_(self.weight, non_blocking=True)
         buffers.bias.copy_(self.bias, non_blocking=True)
+        buffers.n_columns.copy_(self.n_columns, non_blocking=True)
 
 
 def host_bank(
@@ -59,6 +81,7 @@ def host_bank(
     """
     weight = np.zeros((len(hook_points), k_max, d_model), dtype=np.float32)
     bias = np.zeros((len(hook_points), k_max), dtype=np.float32)
+    n_columns = np.zeros(len(hook_points), dtype=np.int32)
     for part in slices:
         if part.hook_point not in hook_points:
             raise CaptureError(
@@ -80,10 +103,12 @@ def host_bank(
         site = hook_points.index(part.hook_point)
         rows = np.frombuffer(part.weight, dtype="<f4").reshape(-1, d_model)
         weight[site, : part.n_columns] = rows
+        n_columns[site] = part.n_columns
         bias[site, : part.n_columns] = np.frombuffer(part.bias, dtype="<f4")
     return HostBank(
         digest=digest,
         weight=torch.from_numpy(weight),
         bias=torch.from_numpy(bias),
+        n_columns=torch.from_numpy(n_columns),
         width=max((part.n_columns for part in slices), default=1) or 1,
     )

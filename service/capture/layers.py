@@ -7,7 +7,8 @@ import torch
 from torch import nn
 
 from service.capture.settings import CaptureError
-from service.capture.tap import TapBuffers
+from service.capture.tap import BUFFER_NAMES, TapBuffers, write_rows
+from service.capture.tap_points import TapPoint
 
 
 def find_decoder_layers(
@@ -48,54 +49,55 @@ def find_decoder_layers(
     return [model.get_submodule(paths[i]) for i in range(n_layers)]
 
 
-def install_tap(layer: nn.Module, buffers: TapBuffers, site: int) -> None:
+def install_tap(point: TapPoint, buffers: TapBuffers, site: int) -> None:
     """
-    Make *layer* hand its output to the tap operators at *site*.
+    Make the module of *point* hand the residual stream to the operators at *site*.
 
     The class of this one module is swapped for a subclass: no hook that
     torch.compile would fold away, and other layers keep their compiled code.
     """
-    original: Any = type(layer)
+    module = point.module
+    original: Any = type(module)
     tapped = type(
         f"Tapped{original.__name__}",
         (original,),
-        {"forward": _forward, "innerwatch_untapped": original.forward},
+        {
+            "forward": _norm_forward if point.is_norm else _block_forward,
+            "innerwatch_untapped": original.forward,
+        },
     )
-    layer.__class__ = tapped
+    module.__class__ = tapped
     # Buffers and a plain int of the module, not a closure: what torch.compile saves
     # of the graph has to find them again in another process.
-    layer.innerwatch_site = site  # type: ignore[assignment]
+    module.innerwatch_site = site  # type: ignore[assignment]
     for name, tensor in buffers.tensors().items():
-        layer.register_buffer(f"innerwatch_{name}", tensor, persistent=False)
+        module.register_buffer(f"innerwatch_{name}", tensor, persistent=False)
 
 
-def _forward(self: Any, *args: Any, **kwargs: Any) -> Any:
+def _block_forward(self: Any, *args: Any, **kwargs: Any) -> Any:
     output = self.innerwatch_untapped(*args, **kwargs)
     # Two tensors: vLLM adds the residual inside the next norm, so the residual
     # stream after this block is their sum.
     if isinstance(output, torch.Tensor):
-        hidden, residual = output, None
+        _write(self, output, None)
     else:
-        hidden, residual = output[0], output[1]
-    if self.innerwatch_weight is None:
-        torch.ops.innerwatch.copy(
-            hidden,
-            residual,
-            self.innerwatch_values,
-            self.innerwatch_squared_norms,
-            self.innerwatch_site,
-        )
-    else:
-        torch.ops.innerwatch.project(
-            hidden,
-            residual,
-            self.innerwatch_weight,
-            self.innerwatch_bias,
-            self.innerwatch_values,
-            self.innerwatch_squared_norms,
-            self.innerwatch_site,
-        )
+        _write(self, output[0], output[1])
     return output
+
+
+def _norm_forward(
+    self: Any, x: torch.Tensor, residual: torch.Tensor | None = None
+) -> Any:
+    output = self.innerwatch_untapped(x, residual)
+    # With a residual the norm returns the sum too. Without one it was given the whole
+    # stream, by a model that adds in its blocks.
+    _write(self, x if isinstance(output, torch.Tensor) else output[1], None)
+    return output
+
+
+def _write(self: Any, hidden: torch.Tensor, residual: torch.Tensor | None) -> None:
+    tensors = {name: getattr(self, f"innerwatch_{name}") for name in BUFFER_NAMES}
+    write_rows(tensors, hidden, residual, self.innerwatch_site)
 
 
 def check_layers(hook_layers: Sequence[int], n_layers: int) -> None:

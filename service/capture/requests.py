@@ -157,13 +157,19 @@ def _facts_of(new: Any) -> RequestFacts:
     limit = getattr(sampling, "max_tokens", None)
     return RequestFacts(
         n_cached=new.num_computed_tokens,
-        n_prompt_tokens=new.prompt_len,
+        n_prompt_tokens=_n_prompt_tokens(new),
         adapter=adapter.lora_name if adapter is not None else "",
         is_shared=is_text,
         prompt=(new.prompt_token_ids or ()) if is_text else (),
         stop_token_ids=frozenset(stops if eos is None else [*stops, eos]),
         max_tokens=1 << 62 if limit is None else limit,
     )
+
+
+def _n_prompt_tokens(new: Any) -> int:
+    # vLLM 0.26 has no `prompt_len`.
+    prompt = new.prompt_token_ids
+    return len(new.prompt_embeds if prompt is None else prompt)
 
 
 def _starting_over(scheduled: Any) -> Iterator[tuple[str, int, Any]]:

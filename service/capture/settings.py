@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Literal
 
-ABI = 1
+ABI = 2
 """Of the tap operators. Raise it when their signature or buffers change."""
 
 KEY = "innerwatch"
@@ -23,6 +23,7 @@ _HOOK_POINT = re.compile(r"blocks\.(\d+)\.hook_resid_post")
 
 Mode = Literal["pushdown", "activations"]
 Transport = Literal["auto", "ring", "grpc"]
+TapPointName = Literal["auto", "block", "norm"]
 
 
 class CaptureError(ValueError):
@@ -39,6 +40,9 @@ class CaptureSettings:
 
         mode: ``"pushdown"`` sends columns, ``"activations"`` the activations.
 
+        tap_point: Whether a block is read at its end or at the norm that follows, which
+            keeps vLLM's fusions with tensor parallelism; ``"auto"`` is there the norm.
+
         k_max: Columns that a hook point has room for.
 
         address: The daemon's gRPC address, ``unix:/path`` or ``host:port``.
@@ -54,6 +58,7 @@ class CaptureSettings:
 
     hook_points: tuple[str, ...]
     mode: Mode = "pushdown"
+    tap_point: TapPointName = "auto"
     k_max: int = 128
     address: str = "unix:/run/innerwatch/innerwatch.sock"
     transport: Transport = "auto"
@@ -71,6 +76,11 @@ class CaptureSettings:
         if self.mode not in ("pushdown", "activations"):
             raise CaptureError(
                 f"{KEY}.mode: expected 'pushdown' or 'activations', got {self.mode!r}"
+            )
+        if self.tap_point not in ("auto", "block", "norm"):
+            raise CaptureError(
+                f"{KEY}.tap_point: expected 'auto', 'block' or 'norm', "
+                f"got {self.tap_point!r}"
             )
         if not _ADDRESS.fullmatch(str(self.address)):
             raise CaptureError(
@@ -150,7 +160,7 @@ def settings_from_environment(
     entry: dict[str, object] = {}
     if names := environment.get(_ENVIRONMENT + "HOOK_POINTS"):
         entry["hook_points"] = [name.strip() for name in names.split(",")]
-    for key in ("mode", "address", "transport"):
+    for key in ("mode", "tap_point", "address", "transport"):
         if value := environment.get(_ENVIRONMENT + key.upper()):
             entry[key] = value
     for key in ("k_max", "buffer_mib"):

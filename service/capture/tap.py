@@ -8,15 +8,22 @@ Rule 2: no shape depends on data, nothing is allocated that a CUDA graph could n
 replay, and nothing is raised on a tensor's contents.
 """
 
+import logging
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import torch
+
+_log = logging.getLogger("innerwatch.capture")
 
 NOT_WRITTEN = -1.0
 """Squared norm of a row that no tap wrote: no real one is negative."""
 
 MISATTRIBUTED = -2.0
 """Squared norm of a row whose token is not the one that its request has there."""
+
+BUFFER_NAMES = ("values", "squared_norms", "weight", "bias", "n_columns")
+"""What a tapped layer holds, and an operator is given."""
 
 # The library object owns the operators: they live as long as it does.
 _library = torch.library.Library("innerwatch", "DEF")
@@ -27,15 +34,23 @@ def _project(
     residual: torch.Tensor | None,
     weight: torch.Tensor,
     bias: torch.Tensor,
+    n_columns: torch.Tensor,
     columns: torch.Tensor,
     squared_norms: torch.Tensor,
     site: int,
 ) -> None:
-    stream = hidden.float() if residual is None else hidden.float() + residual.float()
-    n = min(stream.shape[0], columns.shape[1])
-    stream = stream[:n]
-    torch.addmm(bias[site], stream, weight[site].t(), out=columns[site, :n])
-    torch.sum(stream * stream, dim=-1, out=squared_norms[site, :n])
+    n = min(hidden.shape[0], columns.shape[1])
+    stream = _stream(hidden[:n], None if residual is None else residual[:n])
+    found = columns[site, :n]
+    # Reading it on a device would wait for the device, and its value shape a graph.
+    used = n_columns.tolist()[site] if n_columns.is_cpu else columns.shape[2]
+    if used < columns.shape[2]:
+        found[:, used:].zero_()
+    if used:
+        torch.addmm(
+            bias[site, :used], stream, weight[site, :used].t(), out=found[:, :used]
+        )
+    _square(stream, squared_norms[site, :n])
 
 
 def _copy(
@@ -45,11 +60,32 @@ def _copy(
     squared_norms: torch.Tensor,
     site: int,
 ) -> None:
-    stream = hidden.float() if residual is None else hidden.float() + residual.float()
-    n = min(stream.shape[0], activations.shape[1])
-    stream = stream[:n]
-    activations[site, :n].copy_(stream)
-    torch.sum(stream * stream, dim=-1, out=squared_norms[site, :n])
+    n = min(hidden.shape[0], activations.shape[1])
+    stream = activations[site, :n]
+    stream.copy_(hidden[:n])
+    if residual is not None:
+        stream.add_(residual[:n])
+    _square(stream, squared_norms[site, :n])
+
+
+def _stream(hidden: torch.Tensor, residual: torch.Tensor | None) -> torch.Tensor:
+    """Return the sum in float32, with as few copies as there can be."""
+    if residual is None:
+        return hidden.float()
+    if hidden.dtype == torch.float32:
+        return hidden + residual
+    return hidden.float().add_(residual)
+
+
+def _square(stream: torch.Tensor, squared_norms: torch.Tensor) -> None:
+    # One pass over the stream; the sum of its squares would be another tensor first.
+    torch.linalg.vector_norm(stream, dim=-1, out=squared_norms)
+    squared_norms.square_()
+
+
+def implement(name: str, function: Callable[..., None], key: str) -> None:
+    """Make *function* what operator *name* does on tensors of dispatch key *key*."""
+    _library.impl(name, function, key)
 
 
 def _register() -> None:
@@ -59,7 +95,7 @@ def _register() -> None:
     ):
         schema = torch.library.infer_schema(function, mutates_args=mutated)
         _library.define(name + schema)
-        _library.impl(name, function, "CompositeExplicitAutograd")
+        implement(name, function, "CompositeExplicitAutograd")
         torch.library.register_fake(
             f"innerwatch::{name}", lambda *_: None, lib=_library
         )
@@ -77,13 +113,15 @@ class TapBuffers:
     activations (width d_model), float32 of shape (n_sites, max_rows, width).
     *squared_norms* is float32 of shape (n_sites, max_rows). *weight*, of shape
     (n_sites, k_max, d_model), and *bias*, (n_sites, k_max), are the projection
-    bank, or None for activations.
+    bank, and *n_columns*, int32 of shape (n_sites,), how many of its columns are in
+    use: the others are zero and cost nothing. All three are None for activations.
     """
 
     values: torch.Tensor
     squared_norms: torch.Tensor
     weight: torch.Tensor | None
     bias: torch.Tensor | None
+    n_columns: torch.Tensor | None
 
     @classmethod
     def allocate(
@@ -105,7 +143,20 @@ class TapBuffers:
             squared_norms=zeros(n_sites, max_rows).fill_(NOT_WRITTEN),
             weight=None if k_max is None else zeros(n_sites, k_max, d_model),
             bias=None if k_max is None else zeros(n_sites, k_max),
+            n_columns=None if k_max is None else zeros(n_sites).to(torch.int32),
         )
+
+    @property
+    def d_model(self) -> int:
+        """Width of the activations that the taps read."""
+        widest = self.values if self.weight is None else self.weight
+        return int(widest.shape[-1])
+
+    def write(
+        self, hidden: torch.Tensor, residual: torch.Tensor | None, *, site: int
+    ) -> None:
+        """Write the rows of *hidden* + *residual*, (n_rows, d_model), at *site*."""
+        write_rows(self.tensors(), hidden, residual, site)
 
     def poison(self, n_rows: int) -> None:
         """Mark the first *n_rows* rows as not written: no squared norm is negative."""
@@ -118,9 +169,40 @@ class TapBuffers:
 
     def tensors(self) -> dict[str, torch.Tensor | None]:
         """Return the buffers by name, as the tapped layers hold them."""
-        return {
-            "values": self.values,
-            "squared_norms": self.squared_norms,
-            "weight": self.weight,
-            "bias": self.bias,
-        }
+        return {name: getattr(self, name) for name in BUFFER_NAMES}
+
+
+def write_rows(
+    tensors: Mapping[str, torch.Tensor | None],
+    hidden: torch.Tensor,
+    residual: torch.Tensor | None,
+    site: int,
+) -> None:
+    """Call the operator that *tensors*, buffers by name, are for."""
+    values, norms = tensors["values"], tensors["squared_norms"]
+    if tensors["weight"] is None:
+        torch.ops.innerwatch.copy(hidden, residual, values, norms, site)
+        return
+    torch.ops.innerwatch.project(
+        hidden,
+        residual,
+        tensors["weight"],
+        tensors["bias"],
+        tensors["n_columns"],
+        values,
+        norms,
+        site,
+    )
+
+
+def use_kernels(buffers: TapBuffers, dtype: torch.dtype) -> None:
+    """Use the CUDA kernels for *buffers* on CUDA, ready for activations of *dtype*."""
+    if not buffers.values.is_cuda:
+        return
+    try:
+        # Registers them. Imported here: a CPU server has no Triton, and needs none.
+        from service.capture.tap_cuda import compile_kernels
+    except ImportError as error:
+        _log.warning("innerwatch: taps without their CUDA kernels: %s", error)
+        return
+    compile_kernels(buffers, dtype)

@@ -32,7 +32,8 @@ from service.capture.sender import Sender
 from service.capture.settings import CaptureError, CaptureSettings, layer_of
 from service.capture.snapshot import Snapshooter
 from service.capture.step import Step, overhead
-from service.capture.tap import TapBuffers
+from service.capture.tap import TapBuffers, use_kernels
+from service.capture.tap_points import choose_tap_point
 from service.capture.unsupported import check_supported
 from service.rpc.innerwatch.v1 import innerwatch_pb2 as pb
 
@@ -94,10 +95,19 @@ class CaptureWorker:
             k_max=self._settings.k_max if is_pushdown else None,
             device=next(layers[0].parameters()).device,
         )
+        use_kernels(self._buffers, model_config.dtype)
         if not is_pushdown:
             self._width = model_config.get_hidden_size()
         for site, layer in enumerate(hook_layers):
-            install_tap(layers[layer], self._buffers, site)
+            point = choose_tap_point(
+                self._worker.get_model(),
+                layers,
+                layer,
+                wanted=self._settings.tap_point,
+                n_parallel=config.parallel_config.tensor_parallel_size,
+                norm_types=_norm_types(),
+            )
+            install_tap(point, self._buffers, site)
         self._snapshooter = Snapshooter(self._buffers)
         _log.info("innerwatch: tapped %s", ", ".join(self._settings.hook_points))
 
@@ -277,6 +287,7 @@ class CaptureWorker:
         Raises:
             CaptureError: It does not fit; what was computed before goes on.
         """
+        assert self._buffers is not None
         pending = None
         if bank.digest != self._digest:
             pending = host_bank(
@@ -285,7 +296,7 @@ class CaptureWorker:
                 hook_points=self._settings.hook_points,
                 k_max=self._settings.k_max,
                 d_model=self._worker.vllm_config.model_config.get_hidden_size(),
-            )
+            ).pinned_for(self._buffers.values.device)
         with self._bank_lock:
             self._pending = pending
 
@@ -298,6 +309,12 @@ def _max_rows(config: Any) -> int:
     """Rows of the largest step, CUDA graph padding included."""
     padded = config.compilation_config.max_cudagraph_capture_size or 0
     return int(max(config.scheduler_config.max_num_batched_tokens, padded))
+
+
+def _norm_types() -> tuple[type[torch.nn.Module], ...]:
+    from vllm.model_executor.layers.layernorm import GemmaRMSNorm, RMSNorm
+
+    return (RMSNorm, GemmaRMSNorm)
 
 
 def _tensor_parallel_rank() -> int:

@@ -53,6 +53,9 @@ def test_every_weight_arrives_at_its_tap() -> None:
         bias[site, :n_columns] = bank().biases[hook_point]
     np.testing.assert_array_equal(weight, buffers.weight.numpy())
     np.testing.assert_array_equal(bias, buffers.bias.numpy())
+    assert buffers.n_columns is not None
+    widths = [len(bank().biases.get(name, ())) for name in TAPPED]
+    assert widths == buffers.n_columns.tolist()
     assert bank().digest == laid_out.digest
     assert max(map(len, bank().biases.values())) == laid_out.width
 

@@ -34,6 +34,10 @@ def test_settings_survive_vllms_configuration() -> None:
         ({"hook_points": [HOOK_POINT], "address": "/run/x.sock"}, "got '/run/x.sock'"),
         ({"hook_points": [HOOK_POINT], "k_max": True}, "innerwatch.k_max: expected"),
         ({"hook_points": [HOOK_POINT], "mode": "raw"}, "innerwatch.mode: expected"),
+        (
+            {"hook_points": [HOOK_POINT], "tap_point": "end"},
+            "innerwatch.tap_point: expected 'auto', 'block' or 'norm', got 'end'",
+        ),
         ({"hook_points": [HOOK_POINT], "k_max": 0}, "innerwatch.k_max: expected"),
         ({"hook_points": [HOOK_POINT], "abi": ABI + 1}, "innerwatch.abi: this plugin"),
         ("blocks", "expected a table"),

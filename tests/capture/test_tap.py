@@ -5,6 +5,7 @@ from torch import nn
 from service.capture.layers import check_layers, find_decoder_layers, install_tap
 from service.capture.settings import CaptureError
 from service.capture.tap import TapBuffers
+from service.capture.tap_points import TapPoint
 
 
 class Block(nn.Module):
@@ -52,7 +53,7 @@ def test_a_tap_reads_the_sum_and_changes_nothing(
     inputs = torch.randn(5, 8)
     with torch.inference_mode():
         untapped = block(inputs)
-        install_tap(block, buffers, 0)
+        install_tap(TapPoint(module=block, is_norm=False), buffers, 0)
         run = torch.compile(block, backend="aot_eager") if is_compiled else block
         output = run(inputs)
     parts = output if isinstance(output, tuple) else (output,)
@@ -71,9 +72,11 @@ def test_a_projection_is_the_bank_applied_to_the_sum() -> None:
     block, buffers = Block(8, is_deferred=True), make_buffers(3)
     assert buffers.weight is not None
     assert buffers.bias is not None
+    assert buffers.n_columns is not None
     buffers.weight.normal_()
     buffers.bias.normal_()
-    install_tap(block, buffers, 0)
+    buffers.n_columns.fill_(3)
+    install_tap(TapPoint(module=block, is_norm=False), buffers, 0)
     with torch.inference_mode():
         output = block(torch.randn(5, 8))
     stream = output[0] + output[1]
@@ -83,11 +86,67 @@ def test_a_projection_is_the_bank_applied_to_the_sum() -> None:
     torch.testing.assert_close(buffers.squared_norms[0, :5], stream.square().sum(-1))
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("has_residual", [False, True])
+@pytest.mark.parametrize("k_max", [None, 3])
+def test_inputs_stay_as_they_are(
+    dtype: torch.dtype, has_residual: bool, k_max: int | None
+) -> None:
+    """The operators leave both inputs alone, whatever they spare of copies."""
+    torch.manual_seed(0)
+    hidden, residual = torch.randn(2, 5, 8).to(dtype)
+    before = hidden.clone(), residual.clone()
+    buffers = make_buffers(k_max)
+
+    buffers.write(hidden, residual if has_residual else None, site=0)
+
+    expected = hidden.float() + (residual.float() if has_residual else 0)
+    torch.testing.assert_close(buffers.squared_norms[0, :5], expected.square().sum(-1))
+    if k_max is None:
+        torch.testing.assert_close(buffers.values[0, :5], expected, rtol=0, atol=0)
+    assert torch.equal(hidden, before[0])
+    assert torch.equal(residual, before[1])
+
+
+def test_columns_that_are_not_in_use_are_zero() -> None:
+    """What an earlier, wider bank left does not stay, even beside infinities."""
+    buffers = make_buffers(4)
+    assert buffers.weight is not None
+    assert buffers.n_columns is not None
+    buffers.values.fill_(torch.nan)
+    buffers.weight.fill_(1.0)
+    buffers.n_columns.fill_(2)
+
+    buffers.write(torch.full((3, 8), torch.inf), None, site=0)
+
+    assert bool(buffers.values[0, :3, :2].isinf().all())
+    assert 0 == int(buffers.values[0, :3, 2:].count_nonzero())
+    assert bool(buffers.values[0, 3:].isnan().all())
+
+
+def test_padding_is_not_taken_for_the_next_step() -> None:
+    """
+    A graph writes its padding too, and the next step's rows are poisoned all the same.
+
+    Three rows in a graph of eight write eight; without a tap, a step of six then shows
+    six silent rows, not one.
+    """
+    buffers = make_buffers(3)
+    buffers.poison(3)
+    buffers.write(torch.ones(8, 8), None, site=0)
+    assert 0 == buffers.n_unwritten(3)
+
+    buffers.poison(6)
+
+    assert 6 == buffers.n_unwritten(6)
+    assert 6 == buffers.n_unwritten(8)
+
+
 def test_a_removed_tap_leaves_the_poison() -> None:
     """A row that no tap wrote is told from any row that one did, zeros included."""
     block, buffers = Block(8, is_deferred=True), make_buffers(3)
     original = type(block)
-    install_tap(block, buffers, 0)
+    install_tap(TapPoint(module=block, is_norm=False), buffers, 0)
     with torch.inference_mode():
         block(torch.zeros(4, 8))
         assert 0 == buffers.n_unwritten(4)
@@ -101,7 +160,7 @@ def test_a_removed_tap_leaves_the_poison() -> None:
 def test_rows_beyond_the_buffer_are_left_out() -> None:
     """A step larger than the buffers writes what fits and raises nothing."""
     block, buffers = Block(8, is_deferred=True), make_buffers(None)
-    install_tap(block, buffers, 0)
+    install_tap(TapPoint(module=block, is_norm=False), buffers, 0)
     with torch.inference_mode():
         block(torch.ones(20, 8))
 

@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -70,9 +71,9 @@ class EngineRun:
         return next(r for r in self.requests if r["request_id"] == whole)
 
 
-def make_bank(d_model: int) -> pb.Bank:
+def make_bank(d_model: int, seed: int = 0) -> pb.Bank:
     """Return a bank of random columns at both hook points."""
-    rng = np.random.default_rng(0)
+    rng = np.random.default_rng(seed)
     slices = []
     for hook_point in HOOK_POINTS:
         weight = rng.standard_normal((N_COLUMNS, d_model)).astype(np.float32)
@@ -125,19 +126,25 @@ def run_engine(
     requests: list[dict[str, Any]] | None = None,
     bank: pb.Bank | None = None,
     adapter: Path | None = None,
+    recorder: Recorder | None = None,
+    capture: Mapping[str, Any] | None = None,
+    environment: Mapping[str, str] | None = None,
+    interpreter: Sequence[str] = (sys.executable,),
     **engine_arguments: Any,
 ) -> EngineRun:
     """
     Run random requests through a real engine in a process of its own.
 
     *is_forced_compile* takes vLLM's own compile path with its cache, which the CPU
-    platform switches off; *cache_root* holds that cache.
+    platform switches off; *cache_root* holds that cache. *capture* is more of the
+    plugin's settings, *environment* more of the process's variables, and *interpreter*
+    the command that runs Python where another vLLM is.
     """
     folder.mkdir(parents=True, exist_ok=True)
     d_model = json.loads((ORGANISM / "config.json").read_text())["hidden_size"]
     if mode == "pushdown":
         bank = bank or make_bank(d_model)
-    recorder = Recorder(bank)
+    recorder = recorder or Recorder(bank)
     server = grpc.server(
         ThreadPoolExecutor(4), options=[("grpc.max_receive_message_length", -1)]
     )
@@ -163,6 +170,7 @@ def run_engine(
                 "hook_points": list(HOOK_POINTS),
                 "mode": mode,
                 "address": address,
+                **(capture or {}),
             }
         }
     if is_forced_compile:
@@ -175,25 +183,28 @@ def run_engine(
         "adapter": str(adapter) if adapter else None,
     }
     (folder / "plan.json").write_text(json.dumps(plan))
-    environment = {
+    given = os.environ.get("PYTHONPATH", "")
+    variables = {
         **os.environ,
         "VLLM_CPU_KVCACHE_SPACE": "1",
-        "PYTHONPATH": f"{HERE}{os.pathsep}{ROOT}",
+        # This checkout's plugin, also where another is installed.
+        "PYTHONPATH": os.pathsep.join([str(HERE), str(ROOT), *filter(None, [given])]),
+        **(environment or {}),
     }
     if cache_root is not None:
-        environment["VLLM_CACHE_ROOT"] = str(cache_root)
+        variables["VLLM_CACHE_ROOT"] = str(cache_root)
     log = folder / "engine.log"
     with log.open("wb") as output:
         subprocess.run(
             [
-                sys.executable,
+                *interpreter,
                 str(HERE / "drive_engine.py"),
                 str(folder / "plan.json"),
                 str(folder / "result.json"),
             ],
             stdout=output,
             stderr=subprocess.STDOUT,
-            env=environment,
+            env=variables,
             check=False,
             timeout=900,
         )
