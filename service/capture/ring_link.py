@@ -131,18 +131,23 @@ class RingLink:
             self._lock.release()
         return n_written
 
-    def beat(self, heartbeat: pb.StreamRequest) -> None:
+    def beat(self, heartbeat: pb.StreamRequest, *, is_idle: bool) -> None:
         """
         Say *heartbeat* behind all that was written, if there is room.
 
         The daemon hears of a bank by each way that an engine has to it; by the ring
-        not before the batches that were made with the one before.
+        not before the batches that were made with the one before. Of an engine that
+        is not idle its batches say it.
         """
+        said = pb.StreamRequest()
+        said.CopyFrom(heartbeat)
+        if not is_idle:
+            said.heartbeat.bank_digest = ""
         with self._lock:
             if self.problem or self._entry is not None:
                 return
             try:
-                if self._writer.push(record_parts(heartbeat, ())):
+                if self._writer.push(record_parts(said, ())):
                     self._in_ring.append(False)
             except ValueError as error:
                 self.problem, self.is_broken = str(error), True

@@ -241,10 +241,9 @@ class Sender:
                 request.heartbeat.step = last_step
                 request.heartbeat.sent_at = time.time()
                 request.heartbeat.is_proven = self._is_proven
-                # Of a busy engine its batches say it, each of the bank that made it.
-                request.heartbeat.bank_digest = self._bank_digest() if is_idle else ""
+                request.heartbeat.bank_digest = self._bank_digest()
                 if link is not None:
-                    link.beat(request)
+                    link.beat(request, is_idle=is_idle)
             in_flight.append(entry)
             last_sent = time.monotonic()
             yield request
