@@ -9,7 +9,7 @@ import pytest
 from service.serving import VLLMServer
 from tests.e2e.bundles import HOOK_POINTS, make_bundle
 from tests.e2e.daemons import Daemon
-from tests.e2e.engines import ORGANISM
+from tests.e2e.engines import HERE, ORGANISM
 from tests.e2e.test_faults import ARGUMENTS, send
 from tests.service.builders import innerwatch, json_of
 
@@ -37,24 +37,25 @@ def run_canary(daemon: Daemon, server: VLLMServer) -> str:
     return str(found["verdict"])
 
 
-@pytest.mark.parametrize("load_format", ["auto", "dummy"])
+@pytest.mark.parametrize("is_right", [True, False], ids=["right", "altered"])
 def test_weights_that_are_not_the_files_are_noticed(
-    daemon: Daemon, tmp_path: Path, load_format: str
+    daemon: Daemon, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_right: bool
 ) -> None:
     """
     A server whose weights are those of its files passes. One with others behind the
     same name and the same files is let in, and found out: blind, and nothing scanned.
     """
+    monkeypatch.setenv("PYTHONPATH", str(HERE))
+    altered = "--worker-cls=altered_worker.AlteredWorker"
     server = VLLMServer(
         str(ORGANISM),
         capture={"hook_points": list(HOOK_POINTS), "address": daemon.listen},
         log=tmp_path / "vllm.log",
-        arguments=[*ARGUMENTS, f"--load-format={load_format}"],
+        arguments=ARGUMENTS if is_right else [*ARGUMENTS, altered],
     )
     with server:
         server.wait_until_ready()
         daemon.wait_for(lambda s: s.state == "watching", 30)
-        is_right = load_format == "auto"
         for _ in range(2):
             verdict = "passed" if is_right else "columns_differ"
             assert verdict == run_canary(daemon, server)

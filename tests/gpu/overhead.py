@@ -16,6 +16,7 @@ import sys
 import tempfile
 import time
 from collections import defaultdict
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -134,7 +135,9 @@ def main() -> None:
             save(args.out, [*compare(engines, args), *failed, lost])
         finally:
             for engine in engines:
-                engine.process.kill()
+                # And what vLLM has started for it.
+                with suppress(ProcessLookupError):
+                    os.killpg(engine.process.pid, signal.SIGKILL)
                 engine.process.wait()
             daemon.signal(signal.SIGKILL)
 
@@ -190,6 +193,7 @@ def start(
             stdout=subprocess.PIPE,
             stderr=errors,
             text=True,
+            start_new_session=True,
             env={
                 **os.environ,
                 "VLLM_USE_V2_MODEL_RUNNER": str(int(args.runner) - 1),
