@@ -10,7 +10,6 @@
 """The detector sets that score live requests: one for each, and one beside it."""
 
 from collections.abc import Container, Mapping, Sequence
-from dataclasses import replace
 from itertools import count
 
 import numpy as np
@@ -18,6 +17,7 @@ from numpy.typing import NDArray
 
 from monitor.beside import end_beside, take_in_beside
 from monitor.ended import Key
+from monitor.layouts import Layouts
 from monitor.live import LiveRequest
 from monitor.records import Flag, RequestSummary, StepBatch, Verdict
 from monitor.scoring import ScoredRows
@@ -26,7 +26,6 @@ from monitor.set_scores import (
     ShadowTally,
     WatchedSet,
     fates_of,
-    only,
 )
 from monitor.shadow import ScoreShadow
 from monitor.watch import Watch
@@ -65,7 +64,7 @@ class WatchedSets:
         self._sets: dict[int, WatchedSet] = {}
         self._was_live: list[int] = []
         self._tallies: dict[str, ShadowTally] = {}
-        self._layouts: dict[str, UnionLayout] = {}
+        self._layouts = Layouts()
         self._numbers = count()
 
     def watch(
@@ -162,22 +161,11 @@ class WatchedSets:
 
     def set_layouts(self, layouts: Mapping[str, UnionLayout]) -> None:
         """Say which banks engines may compute, by their digest."""
-        self._layouts = dict(layouts)
+        self._layouts.replace(layouts)
 
     def cut(self, batch: StepBatch) -> StepBatch:
-        """
-        Leave out of *batch* what no set reads.
-
-        An engine may tap more hook points than the sets read, and pads the columns of
-        each to the widest. What has another shape is left to be refused.
-        """
-        if batch.activations:
-            hook_points = {h for one in self._sets.values() for h in one.bank.weights}
-            return only(batch, dict.fromkeys(hook_points, slice(None)))
-        layout = self._layouts.get(batch.bank_digest)
-        if layout is None:
-            return batch
-        return only(batch, {h: slice(0, n) for h, n in layout.widths.items()})
+        """Leave out of *batch* what no set reads."""
+        return self._layouts.cut(batch, self._sets.values())
 
     def view_of(self, digest: str, batch: StepBatch) -> StepBatch:
         """
@@ -192,14 +180,7 @@ class WatchedSets:
 
     def widths(self, batch: StepBatch) -> Mapping[str, int]:
         """Expected columns, or d_model, by hook point; empty: of an unknown bank."""
-        if not batch.activations:
-            layout = self._layouts.get(batch.bank_digest)
-            return {} if layout is None else layout.widths
-        found = self.now.d_models
-        for one in self._sets.values():
-            known = one.d_models
-            found |= {h: n for h, n in known.items() if h in batch.activations}
-        return found
+        return self._layouts.widths(batch, self.now, self._sets.values())
 
     def score(
         self,
@@ -358,12 +339,7 @@ class WatchedSets:
         raise KeyError(digest)
 
     def _holds(self, batch: StepBatch, number: int) -> bool:
-        """Whether *batch* has what a set reads."""
-        one = self._sets[number]
-        if batch.activations:
-            return batch.activations.keys() >= one.bank.weights.keys()
-        layout = self._layouts.get(batch.bank_digest)
-        return layout is not None and one.digest in layout.places
+        return self._layouts.holds(batch, self._sets[number])
 
     def _owner(self, live: LiveRequest | None, holds: Mapping[int, bool]) -> int:
         """
@@ -377,17 +353,7 @@ class WatchedSets:
         return next((n for n in self._was_live if holds[n]), self.live)
 
     def _view(self, batch: StepBatch, number: int) -> StepBatch:
-        """*batch* as if only this set's bank had been computed."""
-        own = self._sets[number].bank
-        if batch.activations:
-            return only(batch, dict.fromkeys(own.hook_points, slice(None)))
-        layout = self._layouts.get(batch.bank_digest)
-        digest = self._sets[number].digest
-        places = None if layout is None else layout.places.get(digest)
-        if places is None or batch.bank_digest == own.digest:
-            # Without its columns: that it is another bank's is what refuses it.
-            return batch
-        return replace(only(batch, places), bank_digest=own.digest)
+        return self._layouts.view(batch, self._sets[number])
 
     def _move(self, live: LiveRequest, owner: int) -> None:
         """Make a request of which no row was scored another set's."""

@@ -1,10 +1,14 @@
 """Where canaries stand, for the ingest thread: a run that is on, and what came last."""
 
+import logging
+
 from monitor.canaries import CanaryLook, CanaryResult, CanaryVerdict
 from monitor.records import Gap, LossReason, StepBatch
 from monitor.sets import WatchedSets
 from probes.canaries import tolerance_of
 from service.daemon.loaded_set import LoadedSet
+
+log = logging.getLogger("innerwatch.canaries")
 
 
 class CanaryWatch:
@@ -39,36 +43,44 @@ class CanaryWatch:
         if self._look is not None and sets.knows(self._digest):
             self._look.observe(sets.view_of(self._digest, batch))
 
-    def end(self, problem: str, now: float) -> tuple[CanaryResult | None, Gap | None]:
+    def end(self, problem: str) -> tuple[CanaryResult | None, str]:
         """
         End the run; with a *problem* the server did not answer.
 
         Returns:
-            What came of it, and, if it failed, a gap since the last one that did not;
-            None where there is none.
+            What came of it, None if there was no run; and what the record is to say
+            of it, "" if it passed.
         """
         look, self._look = self._look, None
         if look is None:
-            return None, None
+            return None, ""
         if problem:
             result = CanaryResult.not_answered(problem)
         else:
             result = look.result(self._tolerance)
         self.problem = problem
+        if result.is_blind:
+            self.failure = result.detail
         if result.verdict is CanaryVerdict.PASSED:
-            self.failure, self._sure_until = "", now
+            self.failure = ""
+            return result, ""
+        log.warning("canaries: %s: %s", result.verdict, result.detail)
+        return result, f"{result.verdict}: {result.detail}"
+
+    def gap(self, result: CanaryResult | None, now: float) -> Gap | None:
+        """Return what is in doubt by *result*: all since the last that was not."""
+        if result is None or result.verdict is CanaryVerdict.NOT_ANSWERED:
+            return None
+        began_at, self._sure_until = min(self._sure_until, now), now
         if not result.is_blind:
-            return result, None
-        self.failure = result.detail
-        gap = Gap(
+            return None
+        return Gap(
             engine="",
             rank=0,
             reason=LossReason.CANARY_FAILED,
             first_step=0,
             last_step=0,
             n_tokens=0,
-            began_at=min(self._sure_until, now),
+            began_at=began_at,
             ended_at=now,
         )
-        self._sure_until = now
-        return result, gap

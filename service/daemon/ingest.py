@@ -13,12 +13,9 @@ import sqlite3
 import threading
 import time
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
-from queue import Empty, Full, Queue
 
-from monitor.canaries import CanaryVerdict
 from monitor.core import BatchError, Monitor
 from monitor.records import Gap
 from service.config import IngestConfig
@@ -27,6 +24,7 @@ from service.daemon.canary_watch import CanaryWatch
 from service.daemon.detector_sets import SwapError
 from service.daemon.drain import Drain, empty_gap, missing_gap
 from service.daemon.engines import Engines
+from service.daemon.item_queue import ItemQueue
 from service.daemon.items import (
     BankRefusalItem,
     BatchItem,
@@ -46,14 +44,17 @@ from service.daemon.metrics import Metrics
 from service.daemon.recent import RecentCoverage
 from service.daemon.refusals import gap_of_batch
 from service.daemon.saved_sets import save_sets
+from service.daemon.signals import signals_of
 from service.daemon.snapshot import Snapshot, snapshot_of
-from service.daemon.state import Signals, State, StateName, decide
+from service.daemon.state import State, StateName, decide
 from service.daemon.swaps import Swaps
 from service.rpc.innerwatch.v1 import innerwatch_pb2 as pb
 
 _TICK_SECONDS = 0.25  # State is decided so often; far below blind_after_seconds.
 _MAX_LEAP = 1 << 20  # Steps that a malformed message may claim to be ahead.
 _TOUCH_SECONDS = 5.0  # So precise is the time at which a killed daemon was alive.
+
+_Brief = HeartbeatItem | GoodbyeItem | BankRefusalItem
 
 log = logging.getLogger("innerwatch.ingest")
 
@@ -92,13 +93,12 @@ class Ingest:
         self._on_exit = on_exit
         self._wall_clock = wall_clock
         self._clock = clock
-        self._queue: Queue[Item] = Queue(config.queue_batches)
+        self._queue = ItemQueue(config.queue_batches)
         self._engines = Engines()
         self._recent = RecentCoverage(config.blind_after_seconds)
         self._canaries = CanaryWatch(wall_clock())
         self._last_batch_at = 0.0
         self._ticked_at = self._touched_at = -float("inf")
-        self._is_over = threading.Event()
         self._thread = threading.Thread(target=self._run, name="ingest", daemon=True)
         self._state = State(name=StateName.WAITING, reason="starting")
         metrics.set_state(self._state)
@@ -108,26 +108,15 @@ class Ingest:
     @property
     def is_over(self) -> bool:
         """Whether the thread has ended."""
-        return self._is_over.is_set()
+        return self._queue.is_closed
 
     def start(self) -> None:
         """Begin to take items."""
         self._thread.start()
 
     def put(self, item: Item) -> bool:
-        """
-        Enqueue *item*, waiting for room: gRPC's flow control then slows the sender.
-
-        Returns:
-            False if the thread has ended and nothing will be done with it.
-        """
-        while not self._is_over.is_set():
-            try:
-                self._queue.put(item, timeout=_TICK_SECONDS)
-            except Full:
-                continue
-            return True
-        return False
+        """Enqueue *item*; False if nothing will be done with it. See `ItemQueue`."""
+        return self._queue.put(item)
 
     def stop(self, seconds: float) -> bool:
         """Finish what is queued; False if that took longer than *seconds*."""
@@ -147,14 +136,14 @@ class Ingest:
             self.failure = f"{type(error).__name__}: {error}"
             raise
         finally:
-            self._is_over.set()
+            self._queue.close()
             if self.failure:
                 self._publish()
             self._on_exit()
 
     def _round(self) -> bool:
         """Do what is queued, commit, announce; False after a `Stop`."""
-        items = self._take()
+        items = self._queue.take(self._config.drain_batches)
         drain = Drain()
         for item in items:
             self._handlers[type(item)](self, item, drain)
@@ -174,22 +163,11 @@ class Ingest:
             self._publish()
         return not any(isinstance(item, Stop) for item in items)
 
-    def _take(self) -> list[Item]:
-        items: list[Item] = []
-        with suppress(Empty):
-            items.append(self._queue.get(timeout=_TICK_SECONDS))
-            while len(items) < self._config.drain_batches:
-                if isinstance(items[-1], Stop):
-                    break
-                items.append(self._queue.get_nowait())
-        return items
-
     def _commit(self, now: float, drain: Drain) -> None:
-        wall = self._wall_clock()
         if drain.entries:
-            self._store.write(drain.entries, wall)
+            self._store.write(drain.entries, self._wall_clock())
         elif now - self._touched_at >= _TOUCH_SECONDS:
-            self._store.touch(wall)
+            self._store.touch(self._wall_clock())
         else:
             return
         self._touched_at = now
@@ -238,28 +216,22 @@ class Ingest:
             waiting.put(result)
 
     def _publish(self) -> None:
-        signals = Signals(
+        limit = self._config.blind_after_seconds
+        signals = signals_of(
+            self._engines,
+            self._recent,
+            self._canaries,
             failure=self.failure,
-            refusal=self._engines.refusal(
-                self._clock() - self._config.blind_after_seconds
-            ),
-            has_ever_connected=self._engines.has_ever_connected,
-            n_connected=self._engines.n_connected,
-            broken_off=self._engines.broken_off,
-            silent_seconds=self._engines.silent_seconds(self._clock()),
-            n_scored=self._recent.n_scored,
-            n_lost=self._recent.n_lost,
-            is_proven=self._engines.is_proven,
-            canary_failure=self._canaries.failure,
-            canary_problem=self._canaries.problem,
+            now=self._clock(),
+            blind_after_seconds=limit,
         )
-        state = decide(signals, self._config.blind_after_seconds)
+        state = decide(signals, limit)
         if state.name is not self._state.name:
             log.info("state: %s: %s", state.name.value, state.reason)
         self._state = state
         self._metrics.set_state(state)
         self._metrics.set_gauges(
-            n_queued=self._queue.qsize(),
+            n_queued=len(self._queue),
             n_live_requests=self._monitor.n_live_requests,
             n_engines=self._engines.n_connected,
             last_batch_at=self._last_batch_at,
@@ -269,8 +241,7 @@ class Ingest:
 
     def _expire(self, now: float, drain: Drain) -> None:
         """Finish what nobody will finish: lost engines' requests, and idle ones."""
-        grace = self._config.reconnect_grace_seconds
-        for gone in self._engines.take_gone(now - grace):
+        for gone in self._engines.take_gone(now - self._config.reconnect_grace_seconds):
             drain.finish(self._monitor.end_engine(gone.name))
             if not gone.said_goodbye:
                 # What it had not sent, nobody can count: the record says when.
@@ -278,8 +249,8 @@ class Ingest:
                 gap = empty_gap(gone.name, wall - (now - gone.last_heard), wall)
                 drain.entries.gaps.append((gap, "the engine broke off"))
         for engine, step in self._engines.last_steps.items():
-            before = step - self._config.max_idle_steps
-            for request_id in self._monitor.stale(engine, before):
+            idle = self._config.max_idle_steps
+            for request_id in self._monitor.stale(engine, step - idle):
                 drain.finish([self._monitor.abandon(engine, request_id)])
 
     def _on_batch(self, item: BatchItem, drain: Drain) -> None:
@@ -295,11 +266,8 @@ class Ingest:
         try:
             drain.entries.flags += self._monitor.observe(batch)
         except BatchError as error:
-            refused = GapItem(
-                gap=gap_of_batch(batch, item.n_missing),
-                answers=item.answers,
-                problem=str(error),
-            )
+            gap = gap_of_batch(batch, item.n_missing)
+            refused = GapItem(gap=gap, answers=item.answers, problem=str(error))
             self._on_gap(refused, drain)
             return
         self._canaries.observe(self._monitor.sets, batch)
@@ -316,7 +284,8 @@ class Ingest:
 
     def _on_gap(self, item: GapItem, drain: Drain) -> None:
         gap, problem = item.gap, item.problem
-        if problem and self._is_leap(gap):
+        known = self._engines.last_steps[gap.engine]
+        if problem and gap.last_step > known + _MAX_LEAP:
             # Believed, it would make every real step after it look repeated.
             gap = replace(gap, first_step=0, last_step=0)
         self._engines.hear(gap.engine, self._clock(), step=gap.last_step)
@@ -339,9 +308,6 @@ class Ingest:
             log.warning("refused from engine %s: %s", gap.engine, problem)
         drain.answers.append((item.answers, answer))
 
-    def _is_leap(self, gap: Gap) -> bool:
-        return gap.last_step > self._engines.last_steps[gap.engine] + _MAX_LEAP
-
     def _record_gap(self, gap: Gap, detail: str, drain: Drain) -> None:
         drain.finish(self._monitor.record_gap(gap))
         drain.entries.gaps.append((gap, detail))
@@ -362,9 +328,7 @@ class Ingest:
         drain.entries.events += self._swaps.refused(item)
         self._answer(item, drain)
 
-    def _answer(
-        self, item: HeartbeatItem | GoodbyeItem | BankRefusalItem, drain: Drain
-    ) -> None:
+    def _answer(self, item: _Brief, drain: Drain) -> None:
         """One answer for each request: the sender counts them."""
         step = self._engines.last_steps[item.engine]
         drain.answers.append((item.answers, pb.StreamResponse(acknowledged_step=step)))
@@ -378,18 +342,18 @@ class Ingest:
         drain.replies.append((item.reply, said))
 
     def _on_hello(self, item: HelloItem, drain: Drain) -> None:
-        if not item.refusal:
+        kind, detail = "hello", item.detail
+        if item.refusal:
+            kind, detail = "hello_refused", item.refusal
+            drain.n_hellos_refused += 1
+            # It tries again twice a second: once is enough for the record.
+            if not self._engines.refuse(item.engine, item.refusal, self._clock()):
+                return
+        else:
             self._engines.accept(item.engine)
-            log.info("engine %s: %s", item.engine, item.detail)
-            event = Event(kind="hello", detail=item.detail, engine=item.engine)
-            drain.entries.events.append(event)
-            return
-        drain.n_hellos_refused += 1
-        # It tries again twice a second: once is enough for the record.
-        if self._engines.refuse(item.engine, item.refusal, self._clock()):
-            log.warning("engine %s refused: %s", item.engine, item.refusal)
-            event = Event(kind="hello_refused", detail=item.refusal, engine=item.engine)
-            drain.entries.events.append(event)
+        log.info("engine %s: %s: %s", item.engine, kind, detail)
+        event = Event(kind=kind, detail=detail, engine=item.engine)
+        drain.entries.events.append(event)
 
     def _on_stream_start(self, item: StreamStart, drain: Drain) -> None:
         self._engines.connect(item.engine, self._clock())
@@ -405,23 +369,18 @@ class Ingest:
         item.reply.put(self._canaries.begin(self._swaps.live, item.name))
 
     def _on_canary_end(self, item: CanaryEnd, drain: Drain) -> None:
-        result, gap = self._canaries.end(item.problem, self._wall_clock())
+        result, detail = self._canaries.end(item.problem)
         drain.results.append((item.reply, result))
-        if result is None:
-            return
         self._monitor.is_in_doubt = bool(self._canaries.failure)
-        detail = f"{result.verdict}: {result.detail}"
-        if result.verdict is not CanaryVerdict.PASSED:
-            log.warning("canaries: %s", detail)
+        if detail:
             drain.entries.events.append(Event(kind="canaries_failed", detail=detail))
-        if gap is not None:
+        if gap := self._canaries.gap(result, self._wall_clock()):
             for engine in self._engines.last_steps:
                 self._monitor.doubt(engine)
             drain.entries.gaps.append((gap, detail))
 
     def _on_stop(self, item: Stop, drain: Drain) -> None:
-        abandoned = self._monitor.end_all()
-        drain.finish(abandoned)
+        drain.finish(abandoned := self._monitor.end_all())
         detail = f"{len(abandoned)} live requests abandoned"
         drain.entries.events.append(Event(kind="stop", detail=detail))
 

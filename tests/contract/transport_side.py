@@ -52,7 +52,7 @@ class WatchedIngest(Ingest):
 
     def put(self, item: Item) -> bool:
         while not (self.gate.wait(0.05) or isinstance(item, Stop)):
-            if self._is_over.is_set():
+            if self.is_over:
                 return False
         time.sleep(self.seconds_each)
         self.items.append(item)
