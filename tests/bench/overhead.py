@@ -1,11 +1,15 @@
 """What the plugin costs: vLLM with and without it, alternately.
 
 usage: python -m tests.bench.overhead [--pairs 5] [--requests 64] [--compile] [--pin]
+           [--medium]
 
 Each run is a fresh engine on the organism that generates the same tokens, timed after a
 warm-up round. Prints the ratio with to without, of throughput and of CPU time of the
 engine's processes, as median and spread over the pairs. The daemon's own CPU time is
 another process's and is printed apart. A run that lost a token is no measurement.
+
+With --medium the model is a Llama of 158 M parameters with random weights, watched by
+64 linear detectors on 3 hook points, instead of the organism with two.
 
 With --pin the engine computes with one thread on one core, and the daemon runs on
 another: what the plugin costs where the daemon has a core to itself.
@@ -28,6 +32,7 @@ import psutil
 from tests.e2e.bundles import HOOK_POINTS, make_bundle
 from tests.e2e.daemons import Daemon
 from tests.e2e.engines import ORGANISM
+from tests.gpu.shapes import MEDIUM, write_detectors, write_model
 
 N_TOKENS = 48
 
@@ -42,15 +47,22 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=12)
     parser.add_argument("--compile", action="store_true", help="torch.compile on")
     parser.add_argument("--pin", action="store_true", help="a core each")
+    parser.add_argument("--medium", action="store_true", help="a larger model")
     parser.add_argument("--child", help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.child:
-        print(json.dumps(run_engine(args, json.loads(args.child))))
+        print(json.dumps(run_engine(args, *json.loads(args.child))))
         return
     pairs = []
     with tempfile.TemporaryDirectory(prefix="innerwatch-") as name:
         folder = Path(name)
-        make_bundle(folder / "bundle", ORGANISM)
+        model, hook_points = ORGANISM, list(HOOK_POINTS)
+        if args.medium:
+            model, hook_points = folder / "model", MEDIUM.hook_points
+            write_model(model, MEDIUM, "float32")
+            write_detectors(folder / "bundle", model, MEDIUM, "float32")
+        else:
+            make_bundle(folder / "bundle", ORGANISM)
         daemon = Daemon(folder)
         daemon.start()
         assert daemon.process is not None
@@ -63,7 +75,11 @@ def main() -> None:
             for index in range(args.pairs):
                 # Which comes first alternates too, so that a drift cancels out.
                 order = (False, True) if index % 2 == 0 else (True, False)
-                found = {tapped: run_child(args, daemon, tapped) for tapped in order}
+                capture = {"hook_points": hook_points, "address": daemon.listen}
+                found = {
+                    tapped: run_child(args, model, capture if tapped else None)
+                    for tapped in order
+                }
                 pairs.append((found[False], found[True]))
                 print(
                     f"pair {index + 1}: without {found[False]}, with {found[True]}",
@@ -88,10 +104,9 @@ def main() -> None:
 
 
 def run_child(
-    args: argparse.Namespace, daemon: Daemon, is_tapped: bool
+    args: argparse.Namespace, model: Path, capture: dict[str, Any] | None
 ) -> dict[str, float]:
-    """Run one engine in a process of its own."""
-    capture = {"hook_points": list(HOOK_POINTS), "address": daemon.listen}
+    """Run one engine in a process of its own, tapped if there is *capture*."""
     output = subprocess.run(
         [
             sys.executable,
@@ -101,7 +116,7 @@ def run_child(
             f"--rounds={args.rounds}",
             *(["--compile"] if args.compile else []),
             "--child",
-            json.dumps(capture if is_tapped else None),
+            json.dumps([str(model), capture]),
         ],
         env={
             **os.environ,
@@ -119,13 +134,15 @@ def run_child(
     return found
 
 
-def run_engine(args: argparse.Namespace, capture: Any) -> dict[str, float]:
+def run_engine(args: argparse.Namespace, model: str, capture: Any) -> dict[str, float]:
     """Generate with one engine; return tokens a second and CPU seconds."""
     from vllm import LLM, SamplingParams
 
     llm = LLM(
-        model=str(ORGANISM),
+        model=model,
         dtype="float32",
+        load_format="auto" if model == str(ORGANISM) else "dummy",
+        skip_tokenizer_init=True,
         enforce_eager=not args.compile,
         max_model_len=512,
         max_num_seqs=32,
@@ -137,7 +154,9 @@ def run_engine(args: argparse.Namespace, capture: Any) -> dict[str, float]:
         {"prompt_token_ids": [5 + (i * 7 + k) % 400 for k in range(16 + i % 64)]}
         for i in range(args.requests)
     ]
-    sampling = SamplingParams(temperature=0, max_tokens=N_TOKENS, ignore_eos=True)
+    sampling = SamplingParams(
+        temperature=0, max_tokens=N_TOKENS, ignore_eos=True, detokenize=False
+    )
     llm.generate(prompts, sampling, use_tqdm=False)
     n_prompt = sum(len(p["prompt_token_ids"]) for p in prompts)
     before, began = cpu_seconds(), time.monotonic()

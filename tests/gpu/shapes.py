@@ -56,6 +56,17 @@ TINY = Shape(
     watched=(0, 1, 2),
 )
 
+MEDIUM = Shape(
+    d_model=1024,
+    n_layers=12,
+    n_heads=16,
+    n_kv_heads=8,
+    d_mlp=2816,
+    n_vocabulary=8192,
+    watched=(2, 5, 8),
+)
+"""158 M parameters: what a CPU still serves."""
+
 
 def write_model(folder: Path, shape: Shape, dtype: str) -> None:
     """Write the configuration of a model, for ``load_format="dummy"``."""
