@@ -16,8 +16,8 @@ from tests.e2e.test_faults import ARGUMENTS, make_prompts
 
 pytestmark = pytest.mark.vllm
 
-NGRAM = json.dumps(
-    {"method": "ngram", "num_speculative_tokens": 2, "prompt_lookup_max": 2}
+DRAFT = json.dumps(
+    {"method": "draft_model", "model": str(ORGANISM), "num_speculative_tokens": 2}
 )
 
 
@@ -32,8 +32,8 @@ NGRAM = json.dumps(
         ),
         (
             {"hook_points": list(HOOK_POINTS)},
-            [f"--speculative-config={NGRAM}"],
-            "speculative decoding: rejected draft tokens",
+            [f"--speculative-config={DRAFT}"],
+            "speculative decoding by a draft model: its blocks",
         ),
     ],
     ids=["an unknown key", "a block too far", "an unsupported mode"],
