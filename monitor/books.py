@@ -56,6 +56,12 @@ class Books:
         known = self.live.get(key) or self.ended.abandoned(key)
         return known.next_position if known else 0
 
+    def see_length(self, key: Key, n_positions: int) -> None:
+        """Count what an ending request had beyond all that was told of it as lost."""
+        live = self.live.get(key)
+        if live is not None:
+            self._lose_hole(key[0], live, n_positions)
+
     def is_past(self, key: Key, gap: Gap) -> bool:
         """
         Whether the request had ended when *gap* began: then all of it is counted.

@@ -56,6 +56,9 @@ def check_batch(
         _check_integers("n_drafts", batch.n_drafts, n_requests)
         if batch.n_drafts.min() < 0 or (batch.n_drafts > n_rows_each).any():
             raise BatchError("n_drafts: expected 0 up to the rows of each request")
+    longest = max(batch.n_positions.values(), default=0)
+    if longest > max_positions:
+        raise BatchError(f"n_positions: expected up to {max_positions}, got {longest}")
     _check_sharing(batch, n_rows)
     _check_rows(batch, n_rows, widths)
 

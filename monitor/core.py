@@ -136,6 +136,8 @@ class Monitor:
         flags: list[Flag] = []
         for settled in self._drafts.settle(batch):
             flags += self._observe(settled)
+        for request_id, n_positions in batch.n_positions.items():
+            self._books.see_length((batch.engine, request_id), n_positions)
         return flags
 
     def _observe(self, batch: StepBatch) -> list[Flag]:

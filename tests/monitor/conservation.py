@@ -50,7 +50,7 @@ class Conservation(RuleBasedStateMachine):
         self.engine = PagedEngine(n_blocks)
         self.watch = monitor(max_live_requests=n_live, max_shadow_bytes=n_bytes)
         self.told: dict[str, int] = {}
-        self.held: dict[str, range] = {}
+        self.drafted: set[str] = set()
         self.wounded: set[str] = set()
         self.n_ended = 0
         self.ends: list[Finished] = []
@@ -97,11 +97,13 @@ class Conservation(RuleBasedStateMachine):
         made = self.engine.run(
             (name, n), n_drafts=n_drafts, n_kept=min(n_kept, n_drafts)
         )
+        self.drafted.discard(name)
+        if n_drafts:
+            self.drafted.add(name)
         if way == "gone":
             self.wounded.add(name)
             return
         self.told[name] = max(self.told[name], first + n)
-        self.held.pop(name, None)
         if way == "gap":
             self.wounded.add(name)
             lost = LostRange(request_id=name, first_position=first, n_tokens=n)
@@ -114,8 +116,6 @@ class Conservation(RuleBasedStateMachine):
             made = replace(made, bank_digest="f" * 64)
         if way != "fine":
             self.wounded.add(name)
-        if n_drafts:
-            self.held[name] = range(first + n, first + n + n_drafts)
         self.watch.observe(made)
         self.last = made
 
@@ -136,7 +136,7 @@ class Conservation(RuleBasedStateMachine):
     def end(self, pick: int, way: str) -> None:
         name = self.names[pick % len(self.names)]
         n_computed = self.engine.requests[name].n_computed
-        held = self.held.pop(name, range(0))
+        has_drafts = name in self.drafted
         self.engine.release(name)
         self.engine.step += 1
         self.n_ended += 1
@@ -144,10 +144,9 @@ class Conservation(RuleBasedStateMachine):
             gap = self._gap(LossReason.BUFFER_FULL, 0, (), finished=(name,))
             self.ends += self.watch.record_gap(gap)
             return
-        positions = {name: n_computed} if way == "told" and held else {}
-        if positions and n_computed > held.start:
-            kept = min(n_computed, held.stop)
-            self.told[name] = max(self.told[name], kept)
+        positions = {name: n_computed} if way == "told" and has_drafts else {}
+        if positions and name in self.watch.live(ENGINE):
+            self.told[name] = max(self.told[name], n_computed)
         self.watch.observe(
             replace(
                 batch(step=self.engine.step), finished=(name,), n_positions=positions
@@ -157,12 +156,9 @@ class Conservation(RuleBasedStateMachine):
 
     @rule()
     def evict(self) -> None:
-        # Whoever is abandoned may go on: its drafts are not remembered.
         before = set(self.watch.live(ENGINE))
         self.ends += self.watch.evict()
-        for name in before - set(self.watch.live(ENGINE)):
-            self.wounded.add(name)
-            self.held.pop(name, None)
+        self.wounded |= before - set(self.watch.live(ENGINE))
 
     @invariant()
     def balanced(self) -> None:

@@ -120,6 +120,22 @@ def test_more_drafts_than_rows_are_refused() -> None:
         watch.observe(wrong)
 
 
+def test_an_end_too_far_is_refused() -> None:
+    """A request can not have more positions than any is believed to have."""
+    with pytest.raises(BatchError, match="n_positions: expected up to 65536"):
+        monitor().observe(replace(batch(), finished=("a",), n_positions={"a": 1 << 31}))
+
+
+def test_drafts_of_a_lost_last_step_are_lost() -> None:
+    """What the end says was kept, and nobody has rows of, is counted."""
+    engine, watch = PagedEngine(64), monitor()
+    engine.start("a", range(5))
+    watch.observe(engine.run(("a", 5)))
+    engine.run(("a", 1), n_drafts=3, n_kept=2)
+    summary = end(watch, engine, "a")
+    assert {LossReason.NOT_RECEIVED: 3} == summary.n_tokens_lost
+
+
 Actions = st.lists(
     st.tuples(
         st.sampled_from(["run", "run", "run", "run", "start", "preempt", "end"]),
