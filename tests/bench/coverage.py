@@ -1,7 +1,7 @@
 """Whether every position is judged, and rightly, whatever vLLM does with a request.
 
-usage: python -m tests.bench.coverage [--runs 1] [--requests 500] [--shared 96]
-           [--blocks 18] [--speculate] [--no-prefix-cache]
+usage: python -m tests.bench.coverage [--runs 1] [--seed 0] [--requests 500]
+           [--shared 96] [--blocks 18] [--speculate] [--no-prefix-cache]
 
 Runs requests that share a prefix through a real engine with its prefix cache on, some
 aborted, some with three answers, in chunks of 64 tokens, with so few KV blocks that
@@ -27,6 +27,7 @@ def main() -> int:
     """Run, print the counts and return the exit status."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--runs", type=int, default=1, help="each of other requests")
+    parser.add_argument("--seed", type=int, default=0, help="of the first run")
     parser.add_argument("--requests", type=int, default=500)
     parser.add_argument("--shared", type=int, default=96, help="tokens of the prefix")
     parser.add_argument("--blocks", type=int, default=18, help="KV blocks of 32 tokens")
@@ -35,11 +36,11 @@ def main() -> int:
     args = parser.parse_args()
     totals: Counter[str] = Counter()
     worst = 0.0
-    for seed in range(args.runs):
+    for seed in range(args.seed, args.seed + args.runs):
         counts = run_once(args, seed)
         worst = max(worst, counts.pop("worst"))
         totals.update(counts)
-        print(f"run {seed + 1} of {args.runs}: {dict(totals)}", flush=True)
+        print(f"seed {seed}: so far {dict(totals)}", flush=True)
     for name, value in totals.items():
         print(f"{value:12.0f} {name}")
     print(f"{worst:12.2g} worst")
