@@ -1,6 +1,6 @@
 """Which columns of a batch are whose: banks by digest, and the sets in each."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 
 from monitor.records import StepBatch
@@ -32,6 +32,23 @@ class Layouts:
         if layout is None:
             return batch
         return only(batch, {h: slice(0, n) for h, n in layout.widths.items()})
+
+    def alike(
+        self, parts: Sequence[StepBatch], sets: Iterable[WatchedSet]
+    ) -> Sequence[StepBatch]:
+        """
+        Cut *parts* of one step to the columns of one bank.
+
+        While a bank is swapped, ranks may differ by a step or two in which they
+        compute. Then they have the columns of a set in common, and come back as if
+        only its bank had been computed: of the first of *sets* for which that is so.
+        """
+        if len({part.bank_digest for part in parts}) == 1:
+            return parts
+        for one in sets:
+            if all(self.holds(part, one) for part in parts):
+                return [self.view(part, one) for part in parts]
+        return parts
 
     def widths(
         self, batch: StepBatch, now: WatchedSet, sets: Collection[WatchedSet]

@@ -19,6 +19,7 @@ from monitor.beside import end_beside, take_in_beside
 from monitor.ended import Key
 from monitor.layouts import Layouts
 from monitor.live import LiveRequest
+from monitor.ranks import joined
 from monitor.records import Flag, RequestSummary, StepBatch, Verdict
 from monitor.scoring import ScoredRows
 from monitor.set_scores import (
@@ -166,6 +167,18 @@ class WatchedSets:
     def cut(self, batch: StepBatch) -> StepBatch:
         """Leave out of *batch* what no set reads."""
         return self._layouts.cut(batch, self._sets.values())
+
+    def join(self, parts: Sequence[StepBatch]) -> StepBatch:
+        """
+        Return one step of what each rank of an engine sent of it.
+
+        Raises:
+            BatchError: They are not of the same rows, or of banks without a set in
+                common.
+        """
+        first = [self._sets[number] for number in self._was_live]
+        cut = [self.cut(part) for part in parts]
+        return joined(self._layouts.alike(cut, first))
 
     def view_of(self, digest: str, batch: StepBatch) -> StepBatch:
         """

@@ -15,6 +15,8 @@ import grpc
 import numpy as np
 from numpy.typing import NDArray
 
+from monitor.checks import BatchError
+from monitor.ranks import RankJoin, Told, joined
 from monitor.records import NOT_WRITTEN, StepBatch
 from probes.dataset import Label
 from probes.dataset_writer import DatasetWriter, written_requests
@@ -132,6 +134,8 @@ class Collector(Receiver):
                 raise ValueError(
                     f"prompt {prompt_id!r}: expected in one data set, got it in {n}"
                 )
+        self._join: RankJoin[None] | None = None
+        self._last_step = 0
         self._targets = {prompt_id: t for t in targets for prompt_id in t.labels}
         self._data_sets = {target.path: target for target in targets}
         self._changed = threading.Condition()
@@ -164,6 +168,9 @@ class Collector(Receiver):
                 "collection needs mode 'activations', the plugin is in 'pushdown'",
             )
         with self._changed:
+            ranks = tuple(request.ranks)
+            if len(ranks) > 1 and (self._join is None or self._join.ranks != ranks):
+                self._join, self._last_step = RankJoin(ranks), 0
             self.hello = request
             self._changed.notify_all()
         return pb.HelloResponse()
@@ -174,7 +181,8 @@ class Collector(Receiver):
             self._count_lost(batch, n_rows_expected)
             if self._problem is None:
                 try:
-                    self._take(batch)
+                    for whole in self._whole(batch):
+                        self._take(whole)
                 except CollectionError as problem:
                     # Raised here it would end the stream, and the plugin would send
                     # the batch again and again: `wait` raises it.
@@ -261,6 +269,27 @@ class Collector(Receiver):
         self._n_lost += max(0, n_rows_expected - len(batch.token_ids))
         for norms in batch.squared_norms.values():
             self._n_lost += int(np.count_nonzero(norms == NOT_WRITTEN))
+
+    def _whole(self, batch: StepBatch) -> list[StepBatch]:
+        """Return the steps that every rank has sent with *batch*."""
+        if self._join is None:
+            return [batch]
+        if batch.step <= self._last_step:
+            return []
+        steps = []
+        try:
+            self._join.put(batch.rank, Told(record=batch, carried=()))
+            for group in self._join.ready():
+                records = [told.record for told in group.told]
+                parts = [r for r in records if isinstance(r, StepBatch)]
+                self._last_step = parts[0].step
+                if group.is_whole:
+                    steps.append(joined(parts))
+                else:
+                    self._n_lost += len(parts[0].token_ids)
+        except BatchError as error:
+            raise CollectionError(str(error)) from error
+        return steps
 
     def _take(self, batch: StepBatch) -> None:
         for index, request_id in enumerate(batch.request_ids):

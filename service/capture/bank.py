@@ -1,5 +1,6 @@
 """The projection bank inside the model: buffer contents, replaced between two steps."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Protocol
 
@@ -69,16 +70,30 @@ def host_bank(
     slices: list[BankSliceMessage],
     *,
     hook_points: tuple[str, ...],
+    elsewhere: Iterable[str] = (),
     k_max: int,
     d_model: int,
 ) -> HostBank:
     """
     Check a bank that the daemon sent and lay it out for the buffers.
 
+    Args:
+        digest: Of the whole bank.
+        slices: One a hook point.
+        hook_points: Tapped here, in the order of the buffers.
+        elsewhere: Tapped by any rank of the engine; the others see to their slices.
+        k_max: Columns that a hook point has room for.
+        d_model: Of the model.
+
     Raises:
         CaptureError: A slice is for a hook point that is not tapped, too wide, or of
             another d_model.
     """
+    slices = [
+        s
+        for s in slices
+        if s.hook_point in hook_points or s.hook_point not in elsewhere
+    ]
     weight = np.zeros((len(hook_points), k_max, d_model), dtype=np.float32)
     bias = np.zeros((len(hook_points), k_max), dtype=np.float32)
     n_columns = np.zeros(len(hook_points), dtype=np.int32)

@@ -5,6 +5,7 @@ from typing import Any
 
 from probes.identity import identity_of
 from service.capture.settings import CaptureSettings
+from service.capture.stages import Stage
 from service.rpc.innerwatch.v1 import innerwatch_pb2 as pb
 
 _MODES = {
@@ -14,16 +15,19 @@ _MODES = {
 
 
 def hello_request(
-    vllm_config: Any, settings: CaptureSettings, engine: str
+    vllm_config: Any, settings: CaptureSettings, engine: str, *, stage: Stage
 ) -> pb.HelloRequest:
-    """Return the greeting; reads the model's files once to digest them."""
+    """Return the greeting of *stage*; reads the model's files once to digest them."""
     import vllm
 
     model = vllm_config.model_config
     served = model.served_model_name
     return pb.HelloRequest(
         engine=engine,
-        rank=0,
+        rank=stage.rank,
+        ranks=stage.sending(settings.hook_points),
+        rank_hook_points=stage.owned(settings.hook_points),
+        data_parallel_rank=vllm_config.parallel_config.data_parallel_index,
         identity=_identity(vllm_config),
         hook_points=settings.hook_points,
         k_max=settings.k_max,

@@ -12,10 +12,10 @@ from service.capture.tap_points import TapPoint
 
 
 def find_decoder_layers(
-    model: nn.Module, registered: Iterable[str], n_layers: int
-) -> list[nn.Module]:
+    model: nn.Module, registered: Iterable[str], own: range
+) -> dict[int, nn.Module]:
     """
-    Return the decoder layers of *model*, in order.
+    Return the decoder layers of *model* that are on this worker, by their index.
 
     Args:
         model: As vLLM loaded it.
@@ -23,10 +23,10 @@ def find_decoder_layers(
         registered: Names in vLLM's `static_forward_context`, in which every attention
             layer is entered: ``"model.layers.3.self_attn.attn"``.
 
-        n_layers: How many the model's configuration promises.
+        own: Those that are on this worker by the model's configuration.
 
     Raises:
-        CaptureError: The names do not lead to exactly *n_layers* layers.
+        CaptureError: The names do not lead to exactly these layers.
     """
     paths: dict[int, str] = {}
     for name in registered:
@@ -41,12 +41,12 @@ def find_decoder_layers(
                 f"decoder layers of {type(model).__name__}: expected one stack, "
                 f"found {other!r} and {path!r}"
             )
-    if sorted(paths) != list(range(n_layers)):
+    if sorted(paths) != list(own):
         raise CaptureError(
             f"decoder layers of {type(model).__name__}: the configuration says "
-            f"{n_layers}, vLLM's registry leads to {sorted(paths)}"
+            f"{list(own)}, vLLM's registry leads to {sorted(paths)}"
         )
-    return [model.get_submodule(paths[i]) for i in range(n_layers)]
+    return {i: model.get_submodule(paths[i]) for i in own}
 
 
 def install_tap(point: TapPoint, buffers: TapBuffers, site: int) -> None:

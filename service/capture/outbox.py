@@ -96,7 +96,7 @@ class Outbox:
             if not (isinstance(last, Loss) and is_open and last.reason == reason):
                 last = Loss(
                     reason=reason,
-                    first_step=step.step,
+                    first_step=step.step - step.n_steps + 1,
                     last_step=step.step,
                     began_at=step.captured_at,
                     ended_at=step.captured_at,

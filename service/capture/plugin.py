@@ -61,7 +61,7 @@ def _with_capture(init: Any) -> Any:
             )
         # Imported here: it loads torch operators and gRPC, which only a watched
         # worker pays for.
-        from service.capture.worker import wrap_worker
+        from service.capture.wrapping import wrap_worker
 
         wrap_worker(self, settings_from(entry))
 

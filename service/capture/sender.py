@@ -174,7 +174,7 @@ class Sender:
             return None
         return RingLink(
             outbox=self._outbox,
-            hook_points=tuple(hello.hook_points),
+            hook_points=_owned(hello),
             writer=writer,
             connection=connection,
         )
@@ -226,7 +226,7 @@ class Sender:
                 return
             if isinstance(entry, Step):
                 last_step = entry.step
-                fill_batch(request.batch, entry, tuple(hello.hook_points))
+                fill_batch(request.batch, entry, _owned(hello))
                 if entry.n_rows:
                     self._is_proven = entry.is_written
             elif entry is not None:
@@ -272,6 +272,10 @@ class Sender:
         if problem != self._last_problem:
             self._last_problem = problem
             _log.warning("innerwatch: %s", problem)
+
+
+def _owned(hello: pb.HelloRequest) -> tuple[str, ...]:
+    return tuple(hello.rank_hook_points or hello.hook_points)
 
 
 def _text_of(error: grpc.RpcError) -> str:

@@ -23,7 +23,8 @@ class Step:
     (n_sites, n_rows), *token_ids* and *slots* int32 (n_rows,), all in host memory and
     ours; on CUDA they are complete once *copied* is. They are None when the step was
     lost or had no rows. *facts* are of each request, in row order. *n_positions* are of
-    the finished whose last step had drafts.
+    the finished whose last step had drafts. A lost step that would have travelled in
+    parts stands for *n_steps*, of which *step* is the last.
     """
 
     step: int
@@ -31,6 +32,7 @@ class Step:
     captured_at: float
     n_rows_expected: int
     rows: Rows | None
+    n_steps: int = 1
     facts: tuple[RequestFacts, ...] = ()
     values: torch.Tensor | None = None
     squared_norms: torch.Tensor | None = None

@@ -7,7 +7,7 @@ all-reduce gave. So there the tap is at the norm, whose second output is the sum
 """
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,7 +28,7 @@ class TapPoint:
 
 def choose_tap_point(
     model: nn.Module,
-    layers: Sequence[nn.Module],
+    layers: Mapping[int, nn.Module],
     layer: int,
     *,
     wanted: TapPointName,
@@ -41,7 +41,7 @@ def choose_tap_point(
     Args:
         model: That the *layers* are of.
 
-        layers: All decoder layers, in order.
+        layers: The decoder layers on this worker, by their index.
 
         layer: The tapped block.
 
@@ -76,11 +76,11 @@ def choose_tap_point(
 
 
 def _norm_after(
-    model: nn.Module, layers: Sequence[nn.Module], layer: int
+    model: nn.Module, layers: Mapping[int, nn.Module], layer: int
 ) -> tuple[Any, str]:
     """Return the module that should be the norm after a block, and what it is."""
-    if layer + 1 < len(layers):
-        following = layers[layer + 1]
+    following = layers.get(layer + 1)
+    if following is not None:
         name = f"layer {layer + 1}'s input_layernorm"
         return getattr(following, "input_layernorm", None), name
     return getattr(_owner(model, layers[layer]), "norm", None), "the final norm"

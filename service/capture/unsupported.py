@@ -18,11 +18,6 @@ _GUESSERS = ("ngram", "suffix")
 
 _UNSUPPORTED: tuple[tuple[str, str, Callable[[Any], object]], ...] = (
     (
-        "pipeline parallelism",
-        "one rank does not see every block",
-        lambda c: c.parallel_config.pipeline_parallel_size > 1,
-    ),
-    (
         "speculative decoding by a draft model",
         "its blocks answer to the names of the model's own",
         lambda c: c.speculative_config and c.speculative_config.method not in _GUESSERS,

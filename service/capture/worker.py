@@ -10,11 +10,9 @@ Rule 3: the engine's thread never waits for the daemon or the network.
 """
 
 import contextlib
-import functools
 import logging
 import threading
 import time
-import uuid
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
@@ -31,6 +29,7 @@ from service.capture.rows import block_size_of, read_rows, scheduled_rows
 from service.capture.sender import Sender
 from service.capture.settings import CaptureError, CaptureSettings, layer_of
 from service.capture.snapshot import Snapshooter
+from service.capture.stages import Stage, shared_engine_id, this_stage
 from service.capture.step import Step, overhead
 from service.capture.tap import TapBuffers, use_kernels
 from service.capture.tap_points import choose_tap_point
@@ -39,11 +38,12 @@ from service.rpc.innerwatch.v1 import innerwatch_pb2 as pb
 
 _log = logging.getLogger("innerwatch.capture")
 
-_CHANGES_WEIGHTS = ("reload_weights", "update_weights")
-"""Methods of the worker after which the same tokens have other activations."""
-
 _MAX_BATCH_BYTES = 16 << 20
-"""A larger step, as a long prefill's activations are, travels in parts."""
+"""A larger step, as a long prefill's activations are, travels in parts.
+
+Into how many must not depend on what one pipeline stage happens to hold: they number
+steps alike.
+"""
 
 
 class CaptureWorker:
@@ -53,7 +53,9 @@ class CaptureWorker:
         check_supported(worker.vllm_config)
         self._worker = worker
         self._settings = settings
-        self._engine = uuid.uuid4().hex
+        self._hook_points: tuple[str, ...] = ()
+        self._stage: Stage | None = None
+        self._engine = ""
         self._outbox = Outbox(settings.buffer_mib << 20)
         self._buffers: TapBuffers | None = None
         self._snapshooter: Snapshooter | None = None
@@ -61,7 +63,12 @@ class CaptureWorker:
         self._bank_lock = threading.Lock()
         self._pending: HostBank | None = None
         self._digest = ""
-        self._width = 1
+        d_model = worker.vllm_config.model_config.get_hidden_size()
+        is_pushdown = settings.mode == "pushdown"
+        self._width = 1 if is_pushdown else d_model
+        widest = settings.k_max if is_pushdown else d_model
+        n_bytes = _row_bytes(len(settings.hook_points), widest)
+        self._max_rows = max(1, _MAX_BATCH_BYTES // n_bytes)
         self._step = 0
         self._requests = Requests()
         self._drafts = Drafts(worker.vllm_config.model_config.max_model_len)
@@ -80,36 +87,37 @@ class CaptureWorker:
         config = self._worker.vllm_config
         model_config = config.model_config
         n_layers = model_config.get_total_num_hidden_layers()
-        hook_layers = [layer_of(name) for name in self._settings.hook_points]
-        check_layers(hook_layers, n_layers)
+        check_layers([layer_of(name) for name in self._settings.hook_points], n_layers)
+        self._stage = this_stage(n_layers)
+        self._engine = shared_engine_id()
         layers = find_decoder_layers(
             self._worker.get_model(),
             config.compilation_config.static_forward_context,
-            n_layers,
+            self._stage.own,
         )
-        is_pushdown = self._settings.mode == "pushdown"
+        self._hook_points = self._stage.owned(self._settings.hook_points)
+        if not self._hook_points:
+            return
         self._buffers = TapBuffers.allocate(
-            n_sites=len(hook_layers),
+            n_sites=len(self._hook_points),
             max_rows=_max_rows(config),
             d_model=model_config.get_hidden_size(),
-            k_max=self._settings.k_max if is_pushdown else None,
-            device=next(layers[0].parameters()).device,
+            k_max=self._settings.k_max if self._settings.mode == "pushdown" else None,
+            device=next(layers[self._stage.own.start].parameters()).device,
         )
         use_kernels(self._buffers, model_config.dtype)
-        if not is_pushdown:
-            self._width = model_config.get_hidden_size()
-        for site, layer in enumerate(hook_layers):
+        for site, hook_point in enumerate(self._hook_points):
             point = choose_tap_point(
                 self._worker.get_model(),
                 layers,
-                layer,
+                layer_of(hook_point),
                 wanted=self._settings.tap_point,
                 n_parallel=config.parallel_config.tensor_parallel_size,
                 norm_types=_norm_types(),
             )
             install_tap(point, self._buffers, site)
         self._snapshooter = Snapshooter(self._buffers)
-        _log.info("innerwatch: tapped %s", ", ".join(self._settings.hook_points))
+        _log.info("innerwatch: tapped %s", ", ".join(self._hook_points))
 
     def after_warm_up(self) -> None:
         """
@@ -119,14 +127,17 @@ class CaptureWorker:
             CaptureError: A tap stayed silent, as one does that a compile cache made
                 without it, or that the compiler removed.
         """
-        assert self._buffers is not None
-        self._buffers.poison(1)
+        if self._buffers is not None:
+            self._buffers.poison(1)
+        # On every rank, as the ranks' parts of it wait for each other.
         self._worker.execute_dummy_batch()
+        if self._buffers is None:
+            return
         if self._buffers.n_unwritten(1):
             raise CaptureError(
-                f"the taps at {list(self._settings.hook_points)} wrote nothing in a "
-                f"trial step: the model runs a graph without them; clear vLLM's "
-                f"compile cache, or report this"
+                f"the taps at {list(self._hook_points)} wrote nothing in a trial "
+                f"step: the model runs a graph without them; clear vLLM's compile "
+                f"cache, or report this"
             )
         if _tensor_parallel_rank() != 0:
             return
@@ -134,9 +145,7 @@ class CaptureWorker:
         self._sender = Sender(
             outbox=self._outbox,
             address=self._settings.address,
-            hello=lambda: hello_request(
-                self._worker.vllm_config, self._settings, self._engine
-            ),
+            hello=self._hello,
             on_hello=self._on_hello,
             on_bank=self._on_bank,
             bank_digest=self._next_digest,
@@ -164,19 +173,21 @@ class CaptureWorker:
         """Read the layout, now that it is right, and hand over a copy of the rows."""
         if self._sender is None:
             return
+        n_rows = scheduler_output.total_num_scheduled_tokens
+        if n_rows == 0 and not scheduler_output.finished_req_ids:
+            return
         lost = Step(
             step=self._step + 1,
             bank_digest=self._digest,
             captured_at=time.time(),
-            n_rows_expected=scheduler_output.total_num_scheduled_tokens,
+            n_rows_expected=n_rows,
             rows=None,
         )
         reason = pb.LOSS_REASON_LAYOUT_UNREADABLE
         with self._never_raising("the rows of a step could not be read"):
             lost = self._describe(lost, scheduler_output)
-            if lost.n_rows_expected == 0:
-                if lost.finished:
-                    self._put(lost)
+            if n_rows == 0:
+                self._put(lost)
                 return
             dropped = self._reason_to_drop(scheduler_output)
             if dropped is None:
@@ -189,8 +200,10 @@ class CaptureWorker:
             lost = replace(lost, rows=scheduled_rows(scheduler_output))
             assert lost.rows is not None
             self._drafts.scheduled(lost.rows)
-        self._step = lost.step
-        self._outbox.lose(lost, reason)
+        # As many numbers as it would have taken in parts.
+        n_parts = max(1, -(-n_rows // self._max_rows))
+        self._step += n_parts
+        self._outbox.lose(replace(lost, step=self._step, n_steps=n_parts), reason)
 
     def after_sampling(self, output: Any) -> None:
         """Note which drafts were kept, in case a request ends with this step."""
@@ -199,7 +212,7 @@ class CaptureWorker:
                 self._drafts.sampled(output, self._requests.facts)
 
     def _put(self, step: Step) -> None:
-        for part in step.in_parts(max(1, _MAX_BATCH_BYTES // self._n_bytes(1))):
+        for part in step.in_parts(self._max_rows):
             self._outbox.put(part, self._reason_if_full())
             self._step = part.step
         if self._sender is not None:
@@ -272,9 +285,16 @@ class CaptureWorker:
         return pb.LOSS_REASON_DISCONNECTED
 
     def _n_bytes(self, n_rows: int) -> int:
-        """Values and squared norms a hook point, a token id and a KV slot."""
-        n_sites = len(self._settings.hook_points)
-        return 4 * n_rows * (n_sites * (self._width + 1) + 2)
+        return n_rows * _row_bytes(len(self._hook_points), self._width)
+
+    def _hello(self) -> pb.HelloRequest:
+        assert self._stage is not None
+        return hello_request(
+            self._worker.vllm_config,
+            self._settings,
+            self._engine,
+            stage=self._stage,
+        )
 
     def _on_hello(self, answer: pb.HelloResponse) -> None:
         if self._settings.mode == "pushdown":
@@ -293,7 +313,8 @@ class CaptureWorker:
             pending = host_bank(
                 bank.digest,
                 list(bank.slices),
-                hook_points=self._settings.hook_points,
+                hook_points=self._hook_points,
+                elsewhere=self._settings.hook_points,
                 k_max=self._settings.k_max,
                 d_model=self._worker.vllm_config.model_config.get_hidden_size(),
             ).pinned_for(self._buffers.values.device)
@@ -303,6 +324,11 @@ class CaptureWorker:
     def _next_digest(self) -> str:
         with self._bank_lock:
             return self._digest if self._pending is None else self._pending.digest
+
+
+def _row_bytes(n_sites: int, width: int) -> int:
+    """Values and squared norms a hook point, a token id and a KV slot."""
+    return 4 * (n_sites * (width + 1) + 2)
 
 
 def _max_rows(config: Any) -> int:
@@ -321,69 +347,3 @@ def _tensor_parallel_rank() -> int:
     from vllm.distributed import get_tensor_model_parallel_rank
 
     return int(get_tensor_model_parallel_rank())
-
-
-def wrap_worker(worker: Any, settings: CaptureSettings) -> None:
-    """
-    Make *worker*, a vLLM Worker just constructed, capture. No class is changed.
-
-    Raises:
-        CaptureError: The engine's configuration holds a mode that the tap cannot
-            serve correctly.
-    """
-    capture = CaptureWorker(worker, settings)
-    load, warm_up = worker.load_model, worker.compile_or_warm_up_model
-    execute, sample = worker.execute_model, worker.sample_tokens
-    shutdown = worker.shutdown
-
-    def load_model(*args: Any, **kwargs: Any) -> Any:
-        result = load(*args, **kwargs)
-        capture.after_load()
-        return result
-
-    def compile_or_warm_up_model() -> Any:
-        result = warm_up()
-        capture.after_warm_up()
-        return result
-
-    @torch.inference_mode()
-    def execute_model(scheduler_output: Any) -> Any:
-        capture.before_step(scheduler_output)
-        result = execute(scheduler_output)
-        capture.after_step(scheduler_output)
-        return result
-
-    def sample_tokens(*args: Any, **kwargs: Any) -> Any:
-        output = sample(*args, **kwargs)
-        capture.after_sampling(output)
-        return output
-
-    def shut_down() -> Any:
-        capture.close()
-        return shutdown()
-
-    def marking(change: Any) -> Any:
-        @functools.wraps(change)
-        def changed(*args: Any, **kwargs: Any) -> Any:
-            # Before, and after: whatever fails half way has changed something too.
-            capture.weights_changed()
-            try:
-                return change(*args, **kwargs)
-            finally:
-                capture.weights_changed()
-
-        return changed
-
-    for name in _CHANGES_WEIGHTS:
-        if hasattr(worker, name):
-            setattr(worker, name, marking(getattr(worker, name)))
-    if hasattr(worker, "add_lora"):
-        add = worker.add_lora
-        again = marking(add)
-        worker.add_lora = lambda r: again(r) if r.load_inplace else add(r)
-    worker.load_model = load_model
-    worker.compile_or_warm_up_model = compile_or_warm_up_model
-    worker.execute_model = execute_model
-    if worker.vllm_config.speculative_config is not None:
-        worker.sample_tokens = sample_tokens
-    worker.shutdown = shut_down

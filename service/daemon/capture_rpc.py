@@ -63,7 +63,9 @@ class CaptureRPC(rpc.CaptureServicer):
         detail = (
             f"{request.served_model_name or request.identity.model}, "
             f"vLLM {request.vllm_version}, runner {request.model_runner}, "
-            f"rank {request.rank}, {pb.CaptureMode.Name(request.mode)}"
+            f"rank {request.rank} of {list(request.ranks) or [request.rank]}, "
+            f"data-parallel rank {request.data_parallel_rank}, "
+            f"{pb.CaptureMode.Name(request.mode)}"
         )
         self._ingest.put(HelloItem(engine=request.engine, detail=detail))
         is_pushdown = request.mode == pb.CAPTURE_MODE_PUSHDOWN
@@ -93,14 +95,16 @@ class CaptureRPC(rpc.CaptureServicer):
         if problem:
             context.abort(grpc.StatusCode.FAILED_PRECONDITION, problem[0])
 
-    def session_of(self, engine: str) -> Session | None:
-        """Return what *engine* said at Hello, or None if it never said it."""
-        return self._sessions.of(engine)
+    def session_of(self, engine: str, rank: int) -> Session | None:
+        """Return what a rank said at Hello, or None if it never said it."""
+        return self._sessions.of(engine, rank)
 
-    def begin(self, engine: str, session: Session, answers: Answers) -> None:
-        """Note that *engine* opened a stream, or a ring."""
+    def begin(self, session: Session, answers: Answers) -> None:
+        """Note that the rank of *session* opened a stream, or a ring."""
         start = StreamStart(
-            engine=engine,
+            engine=session.hello.engine,
+            rank=session.hello.rank,
+            ranks=session.ranks,
             hello=session.hello,
             bank_digest=session.bank_digest,
             answers=answers,
@@ -115,15 +119,15 @@ class CaptureRPC(rpc.CaptureServicer):
 
         A ring is one engine's: whatever *request* says, it is that one's.
         """
-        session = self._sessions.of(engine)
+        session = self._sessions.of(engine, rank)
         if session is None:
             return False  # Too many said Hello since: it has to say so again.
         request.engine, request.rank = engine, rank
         return self._ingest.put(item_of(request, session, answers))
 
-    def end(self, engine: str, answers: Answers) -> None:
-        """Note that a stream of *engine*, or its ring, is over."""
-        self._ingest.put(StreamEnd(engine=engine, answers=answers))
+    def end(self, engine: str, rank: int, answers: Answers) -> None:
+        """Note that a stream of a rank, or its ring, is over."""
+        self._ingest.put(StreamEnd(engine=engine, rank=rank, answers=answers))
 
     def _read(
         self,
@@ -131,25 +135,27 @@ class CaptureRPC(rpc.CaptureServicer):
         answers: Answers,
         problem: list[str],
     ) -> None:
-        engine = ""
+        engine, rank = "", 0
         try:
             for request in requests:
-                session = self._sessions.of(request.engine)
-                if session is None or request.engine != (engine or request.engine):
+                session = self._sessions.of(request.engine, request.rank)
+                is_other = engine and (request.engine, request.rank) != (engine, rank)
+                if session is None or is_other:
                     problem.append(
-                        f"engine: expected one that said Hello, got {request.engine!r}"
+                        f"engine: expected one that said Hello, got "
+                        f"{request.engine!r}, rank {request.rank}"
                     )
                     return
                 if not engine:
-                    engine = request.engine
-                    self.begin(engine, session, answers)
+                    engine, rank = request.engine, request.rank
+                    self.begin(session, answers)
                 item = item_of(request, session, answers)
                 if not self._ingest.put(item):
                     return
         except grpc.RpcError:
             return  # The peer is gone; StreamEnd below is what it means.
         finally:
-            self.end(engine, answers)
+            self.end(engine, rank, answers)
 
     def _refuse(self, engine: str, reason: str) -> None:
         refused = HelloItem(engine=engine, detail="", refusal=reason)
@@ -167,15 +173,17 @@ def item_of(request: pb.StreamRequest, session: Session, answers: Answers) -> It
     if kind == "heartbeat":
         return HeartbeatItem(
             engine=engine,
+            rank=rank,
             is_proven=request.heartbeat.is_proven,
             answers=answers,
             bank_digest=request.heartbeat.bank_digest,
         )
     if kind == "goodbye":
-        return GoodbyeItem(engine=engine, answers=answers)
+        return GoodbyeItem(engine=engine, rank=rank, answers=answers)
     if kind == "bank_refusal":
         return BankRefusalItem(
             engine=engine,
+            rank=rank,
             digest=request.bank_refusal.digest,
             reason=" ".join(request.bank_refusal.reason.split())[:_MAX_REASON],
             answers=answers,

@@ -8,6 +8,8 @@ from probes.identity import ModelIdentity
 from service.rpc.innerwatch.v1 import innerwatch_pb2 as pb
 from service.wire import MAX_NAME, identity_from_proto
 
+_MAX_RANKS = 64  # Pipeline stages of one engine that are believed.
+
 
 class MalformedHello(ValueError):  # noqa: N818 - the noun an operator reads
     """The sender's fault: a Hello that no bundle could accept. One line."""
@@ -34,6 +36,7 @@ def check_hello(request: pb.HelloRequest, bundle: Bundle, bank: ProjectionBank) 
         raise MalformedHello(f"mode: expected 1 or 2, got {request.mode}")
     if len(set(request.hook_points)) != len(request.hook_points):
         raise MalformedHello("hook_points: expected each once, got duplicates")
+    _check_ranks(request)
     try:
         identity = ModelIdentity(**identity_from_proto(request.identity))
         check_identity(bundle, identity)
@@ -63,3 +66,19 @@ def check_hello(request: pb.HelloRequest, bundle: Bundle, bank: ProjectionBank) 
                 f"k_max: bundle {bundle.name!r} needs {needed} columns at a hook "
                 f"point, the engine has room for {request.k_max}"
             )
+
+
+def _check_ranks(request: pb.HelloRequest) -> None:
+    ranks = list(request.ranks) or [request.rank]
+    if len(ranks) > _MAX_RANKS or ranks != sorted(set(ranks)):
+        raise MalformedHello(
+            f"ranks: expected up to {_MAX_RANKS}, rising, got {ranks[:_MAX_RANKS]}"
+        )
+    if request.rank not in ranks:
+        raise MalformedHello(f"rank: expected one of {ranks}, got {request.rank}")
+    beyond = set(request.rank_hook_points) - set(request.hook_points)
+    if beyond:
+        raise MalformedHello(
+            f"rank_hook_points: expected some of {sorted(request.hook_points)}, "
+            f"got {sorted(beyond)}"
+        )

@@ -13,16 +13,14 @@ import sqlite3
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 
-from monitor.core import BatchError, Monitor
-from monitor.records import Gap
+from monitor.core import Monitor
 from service.config import IngestConfig
 from service.daemon.audit.store import AuditStore, Event
 from service.daemon.canary_watch import CanaryWatch
 from service.daemon.detector_sets import SwapError
-from service.daemon.drain import Drain, empty_gap, missing_gap
+from service.daemon.drain import Drain, empty_gap
 from service.daemon.engines import Engines
 from service.daemon.item_queue import ItemQueue
 from service.daemon.items import (
@@ -40,21 +38,19 @@ from service.daemon.items import (
     StreamEnd,
     StreamStart,
 )
+from service.daemon.joining import BriefItem
 from service.daemon.metrics import Metrics
 from service.daemon.recent import RecentCoverage
-from service.daemon.refusals import gap_of_batch
 from service.daemon.saved_sets import save_sets
 from service.daemon.signals import signals_of
 from service.daemon.snapshot import Snapshot, snapshot_of
 from service.daemon.state import State, StateName, decide
+from service.daemon.steps import Steps
 from service.daemon.swaps import Swaps
 from service.rpc.innerwatch.v1 import innerwatch_pb2 as pb
 
 _TICK_SECONDS = 0.25  # State is decided so often; far below blind_after_seconds.
-_MAX_LEAP = 1 << 20  # Steps that a malformed message may claim to be ahead.
 _TOUCH_SECONDS = 5.0  # So precise is the time at which a killed daemon was alive.
-
-_Brief = HeartbeatItem | GoodbyeItem | BankRefusalItem
 
 log = logging.getLogger("innerwatch.ingest")
 
@@ -97,7 +93,14 @@ class Ingest:
         self._engines = Engines()
         self._recent = RecentCoverage(config.blind_after_seconds)
         self._canaries = CanaryWatch(wall_clock())
-        self._last_batch_at = 0.0
+        self._steps = Steps(
+            monitor=monitor,
+            engines=self._engines,
+            swaps=swaps,
+            canaries=self._canaries,
+            wall_clock=wall_clock,
+            clock=clock,
+        )
         self._ticked_at = self._touched_at = -float("inf")
         self._thread = threading.Thread(target=self._run, name="ingest", daemon=True)
         self._state = State(name=StateName.WAITING, reason="starting")
@@ -183,7 +186,7 @@ class Ingest:
         return snapshot_of(
             self._monitor,
             self._state,
-            self._last_batch_at,
+            self._steps.last_batch_at,
             self._swaps.view(),
             n_engines=self._engines.n_connected,
         )
@@ -219,6 +222,7 @@ class Ingest:
         limit = self._config.blind_after_seconds
         signals = signals_of(
             self._engines,
+            self._steps.joining,
             self._recent,
             self._canaries,
             failure=self.failure,
@@ -231,10 +235,10 @@ class Ingest:
         self._state = state
         self._metrics.set_state(state)
         self._metrics.set_gauges(
-            n_queued=len(self._queue),
+            n_queued=len(self._queue) + self._steps.joining.n_waiting,
             n_live_requests=self._monitor.n_live_requests,
             n_engines=self._engines.n_connected,
-            last_batch_at=self._last_batch_at,
+            last_batch_at=self._steps.last_batch_at,
         )
         self.snapshot = self._snapshot()
         self._on_state(state)
@@ -242,6 +246,7 @@ class Ingest:
     def _expire(self, now: float, drain: Drain) -> None:
         """Finish what nobody will finish: lost engines' requests, and idle ones."""
         for gone in self._engines.take_gone(now - self._config.reconnect_grace_seconds):
+            self._steps.end_engine(gone.name, drain)
             drain.finish(self._monitor.end_engine(gone.name))
             if not gone.said_goodbye:
                 # What it had not sent, nobody can count: the record says when.
@@ -253,83 +258,34 @@ class Ingest:
             for request_id in self._monitor.stale(engine, step - idle):
                 drain.finish([self._monitor.abandon(engine, request_id)])
 
-    def _on_batch(self, item: BatchItem, drain: Drain) -> None:
-        batch = self._monitor.sets.cut(item.batch)
-        drain.entries.events += self._swaps.hear(item.answers, batch.bank_digest)
-        answer = pb.StreamResponse(acknowledged_step=batch.step)
-        began = self._clock()
-        if self._monitor.is_repeated(batch.engine, batch.step):
-            self._engines.hear(batch.engine, began)
-            drain.n_repeated += 1
-            drain.answers.append((item.answers, answer))
-            return
-        try:
-            drain.entries.flags += self._monitor.observe(batch)
-        except BatchError as error:
-            gap = gap_of_batch(batch, item.n_missing)
-            refused = GapItem(gap=gap, answers=item.answers, problem=str(error))
-            self._on_gap(refused, drain)
-            return
-        self._canaries.observe(self._monitor.sets, batch)
-        now = self._clock()
-        drain.scoring_seconds.append(now - began)
-        self._engines.hear(batch.engine, now, step=batch.step)
-        self._last_batch_at = self._wall_clock()
-        if item.n_missing:
-            self._record_gap(missing_gap(item), "rows missing from a batch", drain)
-        drain.finish(self._monitor.end(batch.engine, batch.finished))
-        if item.captured_at > 0:
-            drain.captured_at.append(item.captured_at)
-        drain.answers.append((item.answers, answer))
-
-    def _on_gap(self, item: GapItem, drain: Drain) -> None:
-        gap, problem = item.gap, item.problem
-        known = self._engines.last_steps[gap.engine]
-        if problem and gap.last_step > known + _MAX_LEAP:
-            # Believed, it would make every real step after it look repeated.
-            gap = replace(gap, first_step=0, last_step=0)
-        self._engines.hear(gap.engine, self._clock(), step=gap.last_step)
-        answer = pb.StreamResponse(acknowledged_step=gap.last_step, refusal=problem)
-        # Step 0 stands for a step that nobody knows.
-        if gap.last_step and self._monitor.is_repeated(gap.engine, gap.last_step):
-            drain.n_repeated += 1
-            drain.answers.append((item.answers, answer))
-            return
-        try:
-            self._record_gap(gap, problem, drain)
-        except BatchError as error:
-            # Its ranges can not be believed; its tokens are still lost.
-            problem = answer.refusal = problem or str(error)
-            self._record_gap(replace(gap, lost=()), problem, drain)
-        if problem:
-            drain.n_refused += 1
-            event = Event(kind="batch_refused", detail=problem, engine=gap.engine)
-            drain.entries.events.append(event)
-            log.warning("refused from engine %s: %s", gap.engine, problem)
-        drain.answers.append((item.answers, answer))
-
-    def _record_gap(self, gap: Gap, detail: str, drain: Drain) -> None:
-        drain.finish(self._monitor.record_gap(gap))
-        drain.entries.gaps.append((gap, detail))
+    def _on_step(self, item: BatchItem | GapItem, drain: Drain) -> None:
+        self._steps.take(item, drain)
 
     def _on_heartbeat(self, item: HeartbeatItem, drain: Drain) -> None:
-        self._engines.hear(item.engine, self._clock(), is_proven=item.is_proven)
+        self._engines.prove(item.engine, item.rank, item.is_proven)
+        self._hear(item)
         drain.entries.events += self._swaps.hear(item.answers, item.bank_digest)
         self._answer(item, drain)
 
     def _on_goodbye(self, item: GoodbyeItem, drain: Drain) -> None:
-        self._engines.say_goodbye(item.engine, self._clock())
+        self._hear(item)
+        self._engines.say_goodbye(item.engine, item.rank)
         self._answer(item, drain)
         event = Event(kind="goodbye", detail="", engine=item.engine)
         drain.entries.events.append(event)
 
     def _on_bank_refusal(self, item: BankRefusalItem, drain: Drain) -> None:
-        self._engines.hear(item.engine, self._clock())
+        self._hear(item)
         drain.entries.events += self._swaps.refused(item)
         self._answer(item, drain)
 
-    def _answer(self, item: _Brief, drain: Drain) -> None:
-        """One answer for each request: the sender counts them."""
+    def _hear(self, item: BriefItem) -> None:
+        self._engines.hear(item.engine, item.rank, self._clock())
+
+    def _answer(self, item: BriefItem, drain: Drain) -> None:
+        """One answer for each request, in order: the sender counts them."""
+        if self._steps.joining.holds_back(item):
+            return
         step = self._engines.last_steps[item.engine]
         drain.answers.append((item.answers, pb.StreamResponse(acknowledged_step=step)))
 
@@ -356,12 +312,13 @@ class Ingest:
         drain.entries.events.append(event)
 
     def _on_stream_start(self, item: StreamStart, drain: Drain) -> None:
-        self._engines.connect(item.engine, self._clock())
+        self._steps.joining.open(item.engine, item.ranks)
+        self._engines.connect(item.engine, item.rank, self._clock())
         drain.entries.events += self._swaps.open_stream(item)
 
     def _on_stream_end(self, item: StreamEnd, drain: Drain) -> None:
         if item.engine:
-            self._engines.disconnect(item.engine, self._clock())
+            self._engines.disconnect(item.engine, item.rank, self._clock())
         drain.entries.events += self._swaps.close_stream(item.answers)
         drain.answers.append((item.answers, None))
 
@@ -385,8 +342,8 @@ class Ingest:
         drain.entries.events.append(Event(kind="stop", detail=detail))
 
     _handlers: dict[type, Callable[..., None]] = {  # noqa: RUF012
-        BatchItem: _on_batch,
-        GapItem: _on_gap,
+        BatchItem: _on_step,
+        GapItem: _on_step,
         HeartbeatItem: _on_heartbeat,
         GoodbyeItem: _on_goodbye,
         HelloItem: _on_hello,

@@ -43,9 +43,10 @@ class GapItem:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HeartbeatItem:
-    """An engine says that it lives, whether its tap wrote its rows, and its bank."""
+    """A rank says that it lives, whether its tap wrote its rows, and its bank."""
 
     engine: str
+    rank: int
     is_proven: bool
     answers: Answers
     bank_digest: str = ""
@@ -53,9 +54,10 @@ class HeartbeatItem:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GoodbyeItem:
-    """An engine stops, and has sent all it had."""
+    """A rank stops, and has sent all it had."""
 
     engine: str
+    rank: int
     answers: Answers
 
 
@@ -70,9 +72,15 @@ class HelloItem:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StreamStart:
-    """An engine opened a stream; *bank_digest* is of what its Hello was answered."""
+    """
+    A rank opened a stream.
+
+    *bank_digest* is of what its Hello was answered, *ranks* are all of its engine.
+    """
 
     engine: str
+    rank: int
+    ranks: tuple[int, ...]
     hello: pb.HelloRequest
     bank_digest: str
     answers: Answers
@@ -83,14 +91,16 @@ class StreamEnd:
     """A stream is over; *engine* is empty if it never said whose it was."""
 
     engine: str
+    rank: int
     answers: Answers
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BankRefusalItem:
-    """An engine can not compute a bank that it was told to."""
+    """A rank can not compute a bank that it was told to."""
 
     engine: str
+    rank: int
     digest: str
     reason: str
     answers: Answers

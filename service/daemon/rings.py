@@ -184,7 +184,7 @@ class Rings:
             engine, rank = read_request(packet)
         except HandoverError as error:
             raise PeerError("peer_request", str(error)) from error
-        session = self._capture.session_of(engine)
+        session = self._capture.session_of(engine, rank)
         if session is None:
             raise PeerError(
                 "peer_engine", f"expected an engine that said Hello, got {engine!r:.80}"
@@ -211,7 +211,7 @@ class Rings:
 
     def _read(self, turn: "_Turn") -> None:
         answers = RingAnswers(turn.reader)
-        self._capture.begin(turn.engine, turn.session, answers)
+        self._capture.begin(turn.session, answers)
         try:
             while not self._is_over.is_set():
                 record = turn.next_record()
@@ -227,7 +227,7 @@ class Rings:
             turn.reader.give_up()
             self._count("message", f"engine {turn.engine}: {error}")
         finally:
-            self._capture.end(turn.engine, answers)
+            self._capture.end(turn.engine, turn.rank, answers)
             turn.is_over.set()
             with self._lock:
                 if self._turns.get((turn.engine, turn.rank)) is turn:

@@ -13,20 +13,25 @@ _MAX_SESSIONS = 1024  # The oldest must say Hello again.
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Session:
-    """An accepted engine: what it said, what it was told, and what it taps."""
+    """
+    An accepted rank of an engine: what it said, what it was told, and what it taps.
+
+    *ranks* are those whose parts make up a step of this engine.
+    """
 
     hello: pb.HelloRequest
     bank_digest: str
     holds_activations: bool
     hook_points: frozenset[str]
+    ranks: tuple[int, ...]
 
 
 class Sessions:
-    """Every accepted engine. Any thread."""
+    """Every accepted rank of every engine. Any thread."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._sessions: OrderedDict[str, Session] = OrderedDict()
+        self._sessions: OrderedDict[tuple[str, int], Session] = OrderedDict()
 
     def accept(self, request: pb.HelloRequest, bank_digest: str) -> None:
         """Remember a Hello that was checked, and which bank answered it."""
@@ -34,22 +39,24 @@ class Sessions:
             hello=request,
             bank_digest=bank_digest,
             holds_activations=request.mode == pb.CAPTURE_MODE_ACTIVATIONS,
-            hook_points=frozenset(request.hook_points),
+            hook_points=frozenset(request.rank_hook_points or request.hook_points),
+            ranks=tuple(request.ranks) or (request.rank,),
         )
+        key = (request.engine, request.rank)
         with self._lock:
-            self._sessions[request.engine] = session
-            self._sessions.move_to_end(request.engine)
+            self._sessions[key] = session
+            self._sessions.move_to_end(key)
             if len(self._sessions) > _MAX_SESSIONS:
                 self._sessions.popitem(last=False)
 
-    def of(self, engine: str) -> Session | None:
-        """Return the engine's session, or None if it never said Hello."""
+    def of(self, engine: str, rank: int) -> Session | None:
+        """Return a rank's session, or None if it never said Hello."""
         with self._lock:
-            return self._sessions.get(engine)
+            return self._sessions.get((engine, rank))
 
 
 def check_tapped(batch: StepBatch, session: Session) -> None:
-    """Raise `WireError` unless *batch* is of hook points that the engine taps."""
+    """Raise `WireError` unless *batch* is of hook points that the rank taps."""
     unknown = set(batch.squared_norms) - session.hook_points
     if unknown:
         raise WireError(

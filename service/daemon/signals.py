@@ -2,12 +2,14 @@
 
 from service.daemon.canary_watch import CanaryWatch
 from service.daemon.engines import Engines
+from service.daemon.joining import Joining
 from service.daemon.recent import RecentCoverage
 from service.daemon.state import Signals
 
 
 def signals_of(
     engines: Engines,
+    joining: Joining,
     recent: RecentCoverage,
     canaries: CanaryWatch,
     *,
@@ -26,6 +28,7 @@ def signals_of(
         has_ever_connected=engines.has_ever_connected,
         n_connected=engines.n_connected,
         broken_off=engines.broken_off,
+        missing_ranks=engines.missing(joining.ranks),
         silent_seconds=engines.silent_seconds(now),
         n_scored=recent.n_scored,
         n_lost=recent.n_lost,

@@ -43,6 +43,8 @@ class Signals:
 
         broken_off: Engines whose stream broke and that are waited for.
 
+        missing_ranks: By engine, those of its ranks that are not connected.
+
         silent_seconds: By connected engine, time since its last message.
 
         n_scored: Tokens scored in the last stretch of traffic.
@@ -61,6 +63,7 @@ class Signals:
     has_ever_connected: bool = False
     n_connected: int = 0
     broken_off: Sequence[str] = ()
+    missing_ranks: Mapping[str, Sequence[int]] = field(default_factory=dict)
     silent_seconds: Mapping[str, float] = field(default_factory=dict)
     n_scored: int = 0
     n_lost: Mapping[LossReason, int] = field(default_factory=dict)
@@ -98,6 +101,13 @@ def _broken_off(signals: Signals, _limit: float) -> str:
     if not signals.broken_off:
         return ""
     return f"engine {signals.broken_off[0]} broke off, and is waited for"
+
+
+def _rank_missing(signals: Signals, _limit: float) -> str:
+    if not signals.missing_ranks:
+        return ""
+    engine, ranks = next(iter(signals.missing_ranks.items()))
+    return f"engine {engine} sends without its pipeline stage {ranks[0]}"
 
 
 def _silent(signals: Signals, limit: float) -> str:
@@ -152,6 +162,7 @@ _RULES: tuple[tuple[StateName, Callable[[Signals, float], str]], ...] = (
     (StateName.BLIND, _refusal),
     (StateName.WAITING, _waiting),
     (StateName.BLIND, _gone),
+    (StateName.BLIND, _rank_missing),
     (StateName.BLIND, _silent),
     (StateName.BLIND, _nothing_scored),
     (StateName.BLIND, _canary_failed),

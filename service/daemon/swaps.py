@@ -165,6 +165,7 @@ class Swaps:
         except (MalformedHello, UnfitEngine) as error:
             refusal = BankRefusalItem(
                 engine=item.engine,
+                rank=item.rank,
                 digest=self.offer.bank.digest,
                 reason=str(error),
                 answers=item.answers,
@@ -230,6 +231,9 @@ class Swaps:
             self._check(stream.hello, new)
         self._state = self._state.load(new.facts, self._streams.taps())
         self._loaded[new.name] = new
+        # Of ranks that differ in their bank for a step, this is what they have alike.
+        self._remember((new.digest,), BankUnion.compile({new.digest: new.bank}))
+        self._remember_offer()
         return f"{_called(new)} from {new.path}"
 
     def _unload(self, item: ChangeItem) -> str:

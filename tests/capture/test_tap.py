@@ -172,15 +172,16 @@ def test_layers_are_found_in_order() -> None:
     stack = Stack(3)
     names = [f"model.layers.{i}.self_attn.attn" for i in (2, 0, 1)]
 
-    found = find_decoder_layers(stack, names, 3)
+    found = find_decoder_layers(stack, names, range(3))
 
-    assert list(stack.model.get_submodule("layers").children()) == found
+    layers = stack.model.get_submodule("layers").children()
+    assert dict(enumerate(layers)) == found
 
 
 @pytest.mark.parametrize(
     ("names", "n_layers", "message"),
     [
-        (["model.layers.0.attn"], 2, r"the configuration says 2.*leads to \[0\]"),
+        (["model.layers.0.attn"], 2, r"configuration says \[0, 1\].*leads to \[0\]"),
         (["model.layers.0.attn", "vision.layers.0.attn"], 1, "expected one stack"),
         ([], 1, r"leads to \[\]"),
     ],
@@ -190,7 +191,7 @@ def test_layers_that_do_not_fit_are_refused(
 ) -> None:
     """A model whose layers cannot be told is refused, with what was found."""
     with pytest.raises(CaptureError, match=message):
-        find_decoder_layers(Stack(2), names, n_layers)
+        find_decoder_layers(Stack(2), names, range(n_layers))
 
 
 def test_a_hook_point_beyond_the_model_is_refused() -> None:

@@ -82,7 +82,7 @@ def choose(
 ) -> TapPoint:
     return choose_tap_point(
         model,
-        model.layers(),
+        dict(enumerate(model.layers())),
         layer,
         wanted=wanted,
         n_parallel=n_parallel,

@@ -17,7 +17,6 @@ def vllm_config() -> Any:
     return SimpleNamespace(
         parallel_config=SimpleNamespace(
             distributed_executor_backend="mp",
-            pipeline_parallel_size=1,
             use_ubatching=False,
             decode_context_parallel_size=1,
             prefill_context_parallel_size=1,
@@ -40,7 +39,6 @@ def test_the_defaults_are_supported() -> None:
 @pytest.mark.parametrize(
     ("part", "field", "value", "name"),
     [
-        ("parallel_config", "pipeline_parallel_size", 2, "pipeline parallelism"),
         ("", "speculative_config", _EAGLE, "speculative decoding by a draft model"),
         ("", "speculative_config", _NGRAM, "asynchronous speculative decoding"),
         ("parallel_config", "use_ubatching", True, "dual-batch overlap"),

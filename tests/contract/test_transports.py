@@ -267,6 +267,10 @@ def test_a_ring_that_is_torn_costs_nothing(folder: Path) -> None:
             send(sender, outbox, number)
         spoil_cursors()
         side.ingest.gate.set()
+        # Whoever still writes sets the cursor right again: until the reader has seen.
+        wait_until(
+            lambda: spoil_cursors() or side.faults("cursor") == 1, "the fault is found"
+        )
         wait_until(outbox.is_empty, "all acknowledged")
         sender.close()
 
@@ -295,13 +299,14 @@ def test_without_rings_everything_goes_by_grpc(
     assert 1 == caplog.text.count("batches go by gRPC, not a ring")
 
 
-def spoil_cursors() -> None:
-    """Write over the write cursor of every ring that this process has mapped."""
+def spoil_cursors() -> bool:
+    """Write over the write cursor of every ring that this process has mapped; False."""
     maps = Path("/proc/self/maps").read_text()
     with Path("/proc/self/mem").open("r+b", buffering=0) as memory:
         for match in re.finditer(r"^([0-9a-f]+)-.*innerwatch-ring", maps, re.M):
             memory.seek(int(match.group(1), 16) + 8 * WRITTEN)
             memory.write(b"\xff" * 8)
+    return False
 
 
 def test_the_reasons_of_loss_are_the_outbox_s(

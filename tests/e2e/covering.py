@@ -99,7 +99,7 @@ def watching(probes: list[LinearProbe]) -> Monitor:
 def watch_all(watch: Monitor, run: EngineRun) -> dict[str, RequestSummary]:
     """Let *watch* see what *run* sent; return its summaries by the answers' names."""
     summaries: dict[str, RequestSummary] = {}
-    for batch in run.batches:
+    for batch in run.steps():
         watch.observe(batch)
         for _, summary in watch.end(batch.engine, batch.finished):
             summaries[summary.request_id.rsplit("-", 1)[0]] = summary

@@ -14,6 +14,7 @@ import grpc
 import numpy as np
 from numpy.typing import NDArray
 
+from monitor.ranks import RankJoin, Told, joined
 from monitor.records import StepBatch
 from service.collecting import Receiver
 from service.rpc.innerwatch.v1 import innerwatch_pb2 as pb
@@ -57,6 +58,19 @@ class EngineRun:
     batches: list[StepBatch]
     gaps: list[pb.Gap]
     bank: pb.Bank | None = field(default=None)
+
+    def steps(self) -> list[StepBatch]:
+        """What the monitor sees: steps of all ranks together, in order."""
+        join: RankJoin[None] = RankJoin({batch.rank for batch in self.batches})
+        steps = []
+        for batch in self.batches:
+            join.put(batch.rank, Told(record=batch, carried=()))
+            for group in join.ready():
+                parts = [told.record for told in group.told]
+                assert group.is_whole, parts
+                steps.append(joined([p for p in parts if isinstance(p, StepBatch)]))
+        assert not join.n_waiting
+        return steps
 
     def sequence(self, name: str) -> list[int]:
         """Every token that passed through the layers: all but the last one drawn."""

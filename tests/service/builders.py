@@ -227,8 +227,8 @@ class RunningDaemon:
 class Client:
     """An engine, as far as the daemon can tell."""
 
-    def __init__(self, address: str, engine: str = ENGINE) -> None:
-        self.engine = engine
+    def __init__(self, address: str, engine: str = ENGINE, rank: int = 0) -> None:
+        self.engine, self.rank = engine, rank
         self.channel = grpc.insecure_channel(
             address, options=[("grpc.use_local_subchannel_pool", 1)]
         )
@@ -247,7 +247,8 @@ class Client:
 
     def hello(self, **changes: object) -> pb.HelloResponse:
         """Say Hello and open the stream."""
-        answer: pb.HelloResponse = self.capture.Hello(hello(self.engine, **changes))
+        said = hello(self.engine, rank=self.rank, **changes)
+        answer: pb.HelloResponse = self.capture.Hello(said)
         self.open()
         return answer
 
@@ -257,7 +258,7 @@ class Client:
 
     def send(self, batch: StepBatch | Message) -> None:
         """Send without waiting for the answer."""
-        request = pb.StreamRequest(engine=self.engine)
+        request = pb.StreamRequest(engine=self.engine, rank=self.rank)
         if isinstance(batch, StepBatch):
             batch = batch_to_proto(batch, captured_at=time.time())
         if isinstance(batch, pb.StepBatch):

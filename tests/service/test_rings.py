@@ -76,7 +76,7 @@ def test_who_said_hello_gets_a_ring(side: Side) -> None:
     """
     say_hello(side)
     with connect(side) as connection:
-        connection.send(request_packet(ENGINE, 3))
+        connection.send(request_packet(ENGINE, 0))
         fd, capacity, _ = receive_ring(connection)
 
         assert HEADER_BYTES + capacity == len(map_sealed(fd, capacity))

@@ -108,16 +108,16 @@ def test_engines_without_a_stream_are_gone_after_their_grace() -> None:
     An engine that comes back in time keeps its place.
     """
     engines = Engines()
-    engines.connect("e", 0.0)
-    engines.say_goodbye("e", 10.0)
-    engines.disconnect("e", 10.0)
+    engines.connect("e", 0, 0.0)
+    engines.say_goodbye("e", 0)
+    engines.disconnect("e", 0, 10.0)
 
     assert [] == engines.broken_off
     assert [] == engines.take_gone(10.0)
-    engines.connect("e", 20.0)
+    engines.connect("e", 0, 20.0)
     assert [] == engines.take_gone(100.0)
     assert {"e": 5.0} == engines.silent_seconds(25.0)
-    engines.disconnect("e", 30.0)
+    engines.disconnect("e", 0, 30.0)
     assert ["e"] == engines.broken_off
     assert [GoneEngine(name="e", last_heard=30.0, said_goodbye=False)] == (
         engines.take_gone(31.0)

@@ -123,6 +123,8 @@ class Traffic:
         engine.orders, engine.is_connected = SimpleQueue(), True
         start = StreamStart(
             engine=engine.name,
+            rank=0,
+            ranks=(0,),
             hello=hello(engine.name),
             bank_digest=engine.handed,
             answers=engine.orders,

@@ -62,7 +62,7 @@ class ModelIdentity(_message.Message):
     def __init__(self, model: _Optional[str] = ..., config_sha256: _Optional[str] = ..., weights_sha256: _Optional[str] = ..., tokenizer_sha256: _Optional[str] = ..., d_model: _Optional[int] = ..., n_layers: _Optional[int] = ..., dtype: _Optional[str] = ...) -> None: ...
 
 class HelloRequest(_message.Message):
-    __slots__ = ("engine", "rank", "identity", "hook_points", "k_max", "mode", "vllm_version", "model_runner", "abi", "served_model_name")
+    __slots__ = ("engine", "rank", "identity", "hook_points", "k_max", "mode", "vllm_version", "model_runner", "abi", "served_model_name", "ranks", "rank_hook_points", "data_parallel_rank")
     ENGINE_FIELD_NUMBER: _ClassVar[int]
     RANK_FIELD_NUMBER: _ClassVar[int]
     IDENTITY_FIELD_NUMBER: _ClassVar[int]
@@ -73,6 +73,9 @@ class HelloRequest(_message.Message):
     MODEL_RUNNER_FIELD_NUMBER: _ClassVar[int]
     ABI_FIELD_NUMBER: _ClassVar[int]
     SERVED_MODEL_NAME_FIELD_NUMBER: _ClassVar[int]
+    RANKS_FIELD_NUMBER: _ClassVar[int]
+    RANK_HOOK_POINTS_FIELD_NUMBER: _ClassVar[int]
+    DATA_PARALLEL_RANK_FIELD_NUMBER: _ClassVar[int]
     engine: str
     rank: int
     identity: ModelIdentity
@@ -83,7 +86,10 @@ class HelloRequest(_message.Message):
     model_runner: str
     abi: int
     served_model_name: str
-    def __init__(self, engine: _Optional[str] = ..., rank: _Optional[int] = ..., identity: _Optional[_Union[ModelIdentity, _Mapping]] = ..., hook_points: _Optional[_Iterable[str]] = ..., k_max: _Optional[int] = ..., mode: _Optional[_Union[CaptureMode, str]] = ..., vllm_version: _Optional[str] = ..., model_runner: _Optional[str] = ..., abi: _Optional[int] = ..., served_model_name: _Optional[str] = ...) -> None: ...
+    ranks: _containers.RepeatedScalarFieldContainer[int]
+    rank_hook_points: _containers.RepeatedScalarFieldContainer[str]
+    data_parallel_rank: int
+    def __init__(self, engine: _Optional[str] = ..., rank: _Optional[int] = ..., identity: _Optional[_Union[ModelIdentity, _Mapping]] = ..., hook_points: _Optional[_Iterable[str]] = ..., k_max: _Optional[int] = ..., mode: _Optional[_Union[CaptureMode, str]] = ..., vllm_version: _Optional[str] = ..., model_runner: _Optional[str] = ..., abi: _Optional[int] = ..., served_model_name: _Optional[str] = ..., ranks: _Optional[_Iterable[int]] = ..., rank_hook_points: _Optional[_Iterable[str]] = ..., data_parallel_rank: _Optional[int] = ...) -> None: ...
 
 class HelloResponse(_message.Message):
     __slots__ = ("bank", "bundle_digest")
