@@ -6,7 +6,7 @@ from dataclasses import MISSING, dataclass, field, fields
 from pathlib import Path
 from typing import Any, TypeVar
 
-from service.address import parse_address
+from service.address import Address, parse_address
 
 _T = TypeVar("_T")
 
@@ -130,6 +130,38 @@ class CanaryConfig:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class WebConfig:
+    """[web]: the audit page."""
+
+    enabled: bool = False
+    """
+    Whether it is served. What is on it can be read by whoever reaches its port, on
+    loopback by every user of the machine; the record itself is its owner's.
+    """
+
+    host: str = "127.0.0.1"
+    """Address that it listens on; beyond loopback only with *allow_insecure*."""
+
+    port: int = field(default=9465, metadata={"least": 0, "most": 65535})
+    """Its port; 0 takes a free one and logs it."""
+
+    allow_insecure: bool = False
+    """Whether *host* may be reachable from other machines, in the clear."""
+
+    public_host: str = ""
+    """The name that a reverse proxy serves it by; requests for others are refused."""
+
+    user_header: str = ""
+    """Header in which a reverse proxy names the reviewer; empty asks for a name."""
+
+    tokenizer: str = ""
+    """tokenizer.json or its folder; empty shows ids. Relative to this file."""
+
+    reservation_seconds: float = field(default=600.0, metadata={"above": 0})
+    """How long a flag in the review queue is kept for whom it was shown to."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Config:
     """The whole file, a section a field."""
 
@@ -139,6 +171,7 @@ class Config:
     audit: AuditConfig = field(default_factory=AuditConfig)
     ingest: IngestConfig = field(default_factory=IngestConfig)
     canary: CanaryConfig = field(default_factory=CanaryConfig)
+    web: WebConfig = field(default_factory=WebConfig)
     folder: Path = Path()
     """Where the file lies; not a key. Relative paths start here."""
 
@@ -180,6 +213,7 @@ SECTIONS: dict[str, type] = {
     "audit": AuditConfig,
     "ingest": IngestConfig,
     "canary": CanaryConfig,
+    "web": WebConfig,
 }
 """Every section of the file and the record it becomes."""
 
@@ -206,6 +240,7 @@ def load_config(path: Path) -> Config:
     }
     config = Config(folder=path.resolve().parent, **sections)
     _check_listen(config.daemon, f"{path}: daemon.listen")
+    _check_web(config.web, f"{path}: web.host")
     return config
 
 
@@ -264,4 +299,12 @@ def _check_listen(daemon: DaemonConfig, where: str) -> None:
         raise ConfigError(
             f"{where}: expected a unix socket or a loopback address unless "
             f"daemon.allow_insecure_tcp is true, got {daemon.listen!r}"
+        )
+
+
+def _check_web(web: WebConfig, where: str) -> None:
+    if not (Address(host=web.host).is_loopback or web.allow_insecure):
+        raise ConfigError(
+            f"{where}: expected a loopback address unless web.allow_insecure is "
+            f"true, got {web.host!r}"
         )
