@@ -17,7 +17,8 @@ from pathlib import Path
 
 from monitor.core import Monitor
 from service.config import IngestConfig
-from service.daemon.audit.store import AuditStore, Event
+from service.daemon.audit.records import Event
+from service.daemon.audit.store import AuditStore
 from service.daemon.canary_watch import CanaryWatch
 from service.daemon.detector_sets import SwapError
 from service.daemon.drain import Drain, empty_gap
@@ -34,6 +35,7 @@ from service.daemon.items import (
     HeartbeatItem,
     HelloItem,
     Item,
+    RecordItem,
     Stop,
     StreamEnd,
     StreamStart,
@@ -336,6 +338,10 @@ class Ingest:
                 self._monitor.doubt(engine)
             drain.entries.gaps.append((gap, detail))
 
+    def _on_record(self, item: RecordItem, drain: Drain) -> None:
+        drain.entries.add(item.entries)
+        drain.replies.append((item.reply, ""))
+
     def _on_stop(self, item: Stop, drain: Drain) -> None:
         drain.finish(abandoned := self._monitor.end_all())
         detail = f"{len(abandoned)} live requests abandoned"
@@ -353,5 +359,6 @@ class Ingest:
         ChangeItem: _on_change,
         CanaryStart: _on_canary_start,
         CanaryEnd: _on_canary_end,
+        RecordItem: _on_record,
         Stop: _on_stop,
     }

@@ -7,6 +7,7 @@ from typing import Protocol
 
 from monitor.canaries import CanaryLook, CanaryResult
 from monitor.records import Gap, StepBatch
+from service.daemon.audit.records import Entries
 from service.daemon.loaded_set import LoadedSet
 from service.rpc.innerwatch.v1 import innerwatch_pb2 as pb
 
@@ -157,6 +158,18 @@ class CanaryEnd:
     reply: SimpleQueue[CanaryResult | None]
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RecordItem:
+    """
+    What people did: labels, views, exports.
+
+    *reply* gets "" when *entries* are in the record.
+    """
+
+    entries: Entries
+    reply: SimpleQueue[str]
+
+
 @dataclass(frozen=True, slots=True)
 class Stop:
     """What comes after this is not taken: its sender will send it again."""
@@ -174,5 +187,6 @@ Item = (
     | ChangeItem
     | CanaryStart
     | CanaryEnd
+    | RecordItem
     | Stop
 )

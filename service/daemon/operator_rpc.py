@@ -4,7 +4,8 @@ from urllib.parse import urlsplit
 
 import grpc
 
-from service.daemon.audit.reader import AuditReader, FlagRow
+from service.daemon.audit.reader import AuditReader
+from service.daemon.audit.rows import FlagRow
 from service.daemon.canaries import Canaries, CanaryServer
 from service.daemon.detectors_rpc import DetectorsRPC, local_peer, sets_to_proto
 from service.daemon.ingest import Ingest

@@ -10,7 +10,8 @@ import pytest
 
 from monitor.records import Flag
 from service.config import load_config
-from service.daemon.audit.store import AuditStore, Entries
+from service.daemon.audit.records import Entries
+from service.daemon.audit.store import AuditStore
 from service.demo.daemon import (
     SOCKET_NAME,
     Daemon,

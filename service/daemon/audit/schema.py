@@ -1,11 +1,11 @@
 """The tables of the record."""
 
-VERSION = 3
+VERSION = 4
 """In ``PRAGMA user_version``. A file with a later one is refused, not changed."""
 
 # Times are seconds since the epoch by the daemon's clock unless said. Rows are
 # only ever added, but for the single row of `liveness`.
-SCHEMA = """
+_FIRST = """
 CREATE TABLE flags (
     flag_id INTEGER PRIMARY KEY AUTOINCREMENT,
     engine TEXT NOT NULL,
@@ -86,6 +86,54 @@ CREATE TABLE liveness (             -- when the daemon was last known to run
 );
 """
 
+_REVIEW = """
+CREATE TABLE labels (               -- a reviewer's latest counts
+    label_id INTEGER PRIMARY KEY AUTOINCREMENT,
+    flag_id INTEGER NOT NULL,       -- 0: of the request as a whole
+    engine TEXT NOT NULL,
+    request_id TEXT NOT NULL,
+    reviewer TEXT NOT NULL,
+    label TEXT NOT NULL,            -- true, false, unsure
+    note TEXT NOT NULL,
+    at REAL NOT NULL
+);
+CREATE INDEX labels_by_flag ON labels (flag_id, reviewer);
+CREATE INDEX labels_by_request ON labels (request_id, engine);
+
+CREATE TABLE views (                -- who saw a request's text or token ids
+    view_id INTEGER PRIMARY KEY AUTOINCREMENT,
+    engine TEXT NOT NULL,
+    request_id TEXT NOT NULL,
+    viewer TEXT NOT NULL,
+    place TEXT NOT NULL,            -- page, command, rpc
+    at REAL NOT NULL
+);
+
+CREATE TABLE exports (              -- who took records away
+    export_id INTEGER PRIMARY KEY AUTOINCREMENT,
+    who TEXT NOT NULL,
+    format TEXT NOT NULL,
+    query TEXT NOT NULL,
+    n_records INTEGER NOT NULL,
+    has_tokens INTEGER NOT NULL,
+    at REAL NOT NULL
+);
+
+CREATE TABLE config_changes (
+    change_id INTEGER PRIMARY KEY AUTOINCREMENT,
+    key TEXT NOT NULL,
+    before TEXT NOT NULL,
+    after TEXT NOT NULL,
+    who TEXT NOT NULL,
+    at REAL NOT NULL
+);
+
+CREATE INDEX flags_by_detector ON flags (detector, flag_id);
+CREATE INDEX flags_by_time ON flags (flagged_at);
+"""
+
+SCHEMA = _FIRST + _REVIEW
+
 UPGRADES = {
     1: """
 ALTER TABLE requests ADD COLUMN margins TEXT;
@@ -98,5 +146,6 @@ ALTER TABLE flags ADD COLUMN adapter TEXT NOT NULL DEFAULT '';
 ALTER TABLE requests ADD COLUMN n_tokens_shadowed INTEGER NOT NULL DEFAULT 0;
 ALTER TABLE requests ADD COLUMN adapter TEXT NOT NULL DEFAULT '';
 """,
+    3: _REVIEW,
 }
 """From each earlier version to the next. Columns are added; no row is changed."""

@@ -7,13 +7,13 @@ import math
 import os
 import sqlite3
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from monitor.records import Flag, Gap, LossReason, RequestSummary
+from service.daemon.audit.records import Entries, Event
 from service.daemon.audit.schema import SCHEMA, UPGRADES, VERSION
 
 FILE_NAME = "audit.sqlite"
@@ -22,29 +22,6 @@ _LOCK_NAME = "audit.lock"
 
 class AuditError(ValueError):
     """The record cannot be opened: the operator's to mend. One line."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Event:
-    """Something that happened to the daemon: start, stop, hello, refusal."""
-
-    kind: str
-    detail: str
-    engine: str = ""
-
-
-@dataclass(slots=True)
-class Entries:
-    """What one drain of the ingest queue adds to the record."""
-
-    flags: list[Flag] = field(default_factory=list)
-    summaries: list[RequestSummary] = field(default_factory=list)
-    gaps: list[tuple[Gap, str]] = field(default_factory=list)
-    """Each with its detail, for people."""
-    events: list[Event] = field(default_factory=list)
-
-    def __bool__(self) -> bool:
-        return bool(self.flags or self.summaries or self.gaps or self.events)
 
 
 class AuditStore:
@@ -168,6 +145,7 @@ class AuditStore:
                 "INSERT INTO events (kind, engine, detail, at) VALUES (?, ?, ?, ?)",
                 [(e.kind, e.engine, e.detail, now) for e in entries.events],
             )
+            self._write_review(entries, now)
             self._touch(now)
 
     def touch(self, now: float) -> None:
@@ -260,6 +238,34 @@ class AuditStore:
         self._connection.executemany(
             "INSERT INTO request_scores VALUES (?, ?, ?)",
             [(cursor.lastrowid, d, _floats(s)) for d, s in summary.scores.items()],
+        )
+
+    def _write_review(self, entries: Entries, now: float) -> None:
+        self._connection.executemany(
+            "INSERT INTO labels (flag_id, engine, request_id, reviewer, label, note,"
+            " at) VALUES (?, ?, ?, ?, ?, ?, ?)",
+            [
+                (x.flag_id, x.engine, x.request_id, x.reviewer, x.label, x.note, now)
+                for x in entries.labels
+            ],
+        )
+        self._connection.executemany(
+            "INSERT INTO views (engine, request_id, viewer, place, at)"
+            " VALUES (?, ?, ?, ?, ?)",
+            [(v.engine, v.request_id, v.viewer, v.where, now) for v in entries.views],
+        )
+        self._connection.executemany(
+            "INSERT INTO exports (who, format, query, n_records, has_tokens, at)"
+            " VALUES (?, ?, ?, ?, ?, ?)",
+            [
+                (x.who, x.format, x.query, x.n_records, int(x.has_tokens), now)
+                for x in entries.exports
+            ],
+        )
+        self._connection.executemany(
+            "INSERT INTO config_changes (key, before, after, who, at)"
+            " VALUES (?, ?, ?, ?, ?)",
+            [(c.key, c.before, c.after, c.who, now) for c in entries.config_changes],
         )
 
     def _kept_tokens(
