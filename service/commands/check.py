@@ -31,6 +31,7 @@ def run(args: argparse.Namespace) -> int:
     from service.daemon.audit.store import FILE_NAME, AuditError, AuditStore
     from service.daemon.exporter import Exporter
     from service.daemon.server import check_free
+    from service.daemon.web_page import check_web
 
     config = load_config(args.config)
     bundle = load_bundle(config.bundle_path, expected_digest=config.bundle_digest)
@@ -53,6 +54,7 @@ def run(args: argparse.Namespace) -> int:
     check_free(parse_address(config.daemon.listen))
     metrics = config.metrics
     Exporter(metrics.host, metrics.port, CollectorRegistry(), str).close()
+    check_web(config)
     facts = {
         "config": str(args.config),
         "bundle": bundle.name,

@@ -33,6 +33,7 @@ from service.daemon.rings import Rings
 from service.daemon.server import Server
 from service.daemon.state import State
 from service.daemon.swaps import Swaps
+from service.daemon.web_page import WebPage, open_web
 from service.ring.handover import socket_path
 
 _WAKE_SECONDS = 0.5
@@ -60,6 +61,7 @@ class Daemon:
     server: Server
     canaries: Canaries
     rings: Rings | None
+    web: WebPage | None
 
     def __init__(self, config: Config) -> None:
         self.config = config
@@ -74,6 +76,7 @@ class Daemon:
             Daemon.open_metrics: Daemon.stop_metrics,
             Daemon.start_ingest: Daemon.drain_ingest,
             Daemon.open_server: Daemon.stop_server,
+            Daemon.open_web: Daemon.stop_web,
         }
         with ExitStack() as done:
             for step in STARTUP:
@@ -210,6 +213,18 @@ class Daemon:
     def start_exporter(self) -> None:
         self.exporter.start()
 
+    def open_web(self) -> None:
+        self.web = open_web(self.config, self.ingest, self.swaps)
+
+    def start_web(self) -> None:
+        if self.web is not None:
+            self.web.start()
+            log.info("audit page: %s", self.web.url)
+
+    def stop_web(self) -> None:
+        if self.web is not None:
+            self.web.close()
+
     def start_server(self) -> None:
         if self.rings is not None:
             self.rings.start()
@@ -250,15 +265,18 @@ STARTUP: tuple[Callable[[Daemon], None], ...] = (
     Daemon.make_ingest,
     Daemon.make_canaries,
     Daemon.open_server,
+    Daemon.open_web,
     Daemon.begin_record,
     Daemon.start_ingest,
     Daemon.start_exporter,
+    Daemon.start_web,
     Daemon.start_server,
     Daemon.start_canaries,
 )
 
 TEARDOWN: tuple[Callable[[Daemon], None], ...] = (
     Daemon.stop_canaries,
+    Daemon.stop_web,
     Daemon.drain_ingest,
     Daemon.stop_server,
     Daemon.close_audit,

@@ -6,18 +6,11 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
+from typing import NamedTuple
 
 from service.daemon.audit.filters import FlagFilter, flag_conditions
 from service.daemon.audit.reader import COLUMNS, AuditReader, flag_row
 from service.daemon.audit.rows import FlagRow
-
-INDEXES = """
-CREATE INDEX IF NOT EXISTS flags_by_detector ON flags (detector, flag_id);
-CREATE INDEX IF NOT EXISTS flags_by_score ON flags (detector, score);
-CREATE INDEX IF NOT EXISTS flags_by_time ON flags (flagged_at, detector);
-CREATE INDEX IF NOT EXISTS requests_by_time ON requests (finished_at, flagged_by);
-"""
-"""Made when the record is opened for writing; nothing but speed depends on them."""
 
 STRETCH = 20_000
 """Flags that are looked through for what no index knows: some 50 ms."""
@@ -49,12 +42,16 @@ class FlagPage:
 
         searched_from, searched_to: The lowest and highest flag id that was looked
             at, where that was not all; else 0.
+
+        further: Behind which flag id, in the order, the others are; 0 if there are
+            none.
     """
 
     flags: tuple[FlagRow, ...]
     has_more: bool
     searched_from: int = 0
     searched_to: int = 0
+    further: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,6 +60,12 @@ class RequestCounts:
 
     n_requests: int = 0
     n_flagged: int = 0
+
+
+class _Stretch(NamedTuple):
+    first: int
+    last: int
+    further: int
 
 
 class PageReader(AuditReader):
@@ -85,16 +88,19 @@ class PageReader(AuditReader):
             limit: No more than these.
             offset: Flags of that order to leave out; only by score.
         """
-        bounded, first, last = self._bounded(wanted, order)
+        stretch = self._stretch(wanted, order) if _needs_reading(wanted) else None
+        if stretch is not None:
+            wanted = replace(wanted, after=stretch.first - 1, before=stretch.last + 1)
         if order.is_by_score:
-            found = self._by_score(bounded, order, limit + 1, offset)
+            found = self._by_score(wanted, order, limit + 1, offset)
         else:
-            found = self._by_time(bounded, order, limit + 1)
+            found = self._by_time(wanted, order, limit + 1)
         return FlagPage(
             flags=tuple(found[:limit]),
             has_more=len(found) > limit,
-            searched_from=first,
-            searched_to=last,
+            searched_from=stretch.first if stretch else 0,
+            searched_to=stretch.last if stretch else 0,
+            further=stretch.further if stretch else 0,
         )
 
     def neighbours(self, flag_id: int) -> tuple[int, int]:
@@ -131,36 +137,78 @@ class PageReader(AuditReader):
                     return names
                 names.append(name)
 
-    def disputed(self, limit: int = 100) -> list[FlagRow]:
-        """Return the flags that reviewers disagree on, latest dispute first."""
+    def n_waiting(self) -> int:
+        """Return how many flags nobody has labelled."""
         with self._connect() as connection:
-            rows = connection.execute(
-                f"SELECT {COLUMNS} FROM flags JOIN ("
-                "  SELECT flag_id AS disputed_id, max(label_id) AS latest FROM ("
-                "    SELECT flag_id, reviewer, label, max(label_id) AS label_id"
-                "    FROM labels WHERE flag_id > 0 GROUP BY flag_id, reviewer)"
-                "  WHERE label != 'unsure' GROUP BY flag_id"
-                "  HAVING count(DISTINCT label) > 1)"
-                " ON flags.flag_id = disputed_id ORDER BY latest DESC LIMIT ?",
-                (limit,),
-            ).fetchall()
-        return [flag_row(row) for row in rows]
+            (n,) = connection.execute(
+                "SELECT (SELECT count(*) FROM flags) - (SELECT count(DISTINCT flag_id)"
+                " FROM labels WHERE flag_id > 0)"
+            ).fetchone()
+        return int(n)
 
-    def _bounded(
-        self, wanted: FlagFilter, order: FlagOrder
-    ) -> tuple[FlagFilter, int, int]:
-        """Return *wanted* within a stretch, and that stretch; 0 and 0 for all."""
-        if not _needs_reading(wanted):
-            return wanted, 0, 0
+    def second_opinions(
+        self, reviewer: str, *, before: int = 0, limit: int = 100
+    ) -> list[FlagRow]:
+        """
+        Return flags that one person has labelled, and *reviewer* has not, newest first.
+
+        *before* asks only for those with a lower flag id; 0 for all.
+        """
+        return self._select(
+            "flag_id IN (SELECT flag_id FROM labels"
+            "  WHERE flag_id > 0 AND (? = 0 OR flag_id < ?)"
+            "  GROUP BY flag_id HAVING count(DISTINCT reviewer) = 1"
+            "  AND min(reviewer) != ? ORDER BY flag_id DESC LIMIT ?)"
+            " ORDER BY flag_id DESC",
+            (before, before, reviewer, limit),
+        )
+
+    def unlabelled(self, *, before: int = 0, limit: int = 100) -> list[FlagRow]:
+        """Return flags that nobody has labelled, newest first; *before* as above."""
+        return self._select(
+            "(? = 0 OR flag_id < ?) AND flag_id NOT IN (SELECT flag_id FROM labels)"
+            " ORDER BY flag_id DESC LIMIT ?",
+            (before, before, limit),
+        )
+
+    def disputed(self, *, before: int = 0, limit: int = 100) -> list[FlagRow]:
+        """Return the flags that reviewers disagree on, newest first."""
+        return self._select(
+            "flag_id IN (SELECT flag_id FROM ("
+            "    SELECT flag_id, reviewer, label, max(label_id)"
+            "    FROM labels WHERE flag_id > 0 GROUP BY flag_id, reviewer)"
+            "  WHERE label != 'unsure' AND (? = 0 OR flag_id < ?) GROUP BY flag_id"
+            "  HAVING count(DISTINCT label) > 1) ORDER BY flag_id DESC LIMIT ?",
+            (before, before, limit),
+        )
+
+    def flags_by_id(self, flag_ids: Sequence[int]) -> list[FlagRow]:
+        """Return the flags of these ids that there are, newest first."""
+        known = [flag_id for flag_id in flag_ids if flag_id < 1 << 63]
+        return self._select(
+            f"flag_id IN ({', '.join('?' * len(known))}) ORDER BY flag_id DESC", known
+        )
+
+    def _stretch(self, wanted: FlagFilter, order: FlagOrder) -> "_Stretch":
+        """Return which flags are looked through, beginning where *wanted* does."""
         with self._connect() as connection:
-            (newest,) = connection.execute("SELECT max(flag_id) FROM flags").fetchone()
+            # Flags are numbered in the order of their time.
+            (lowest, highest) = connection.execute(
+                "SELECT coalesce((SELECT flag_id FROM flags WHERE flagged_at >= ?"
+                "   ORDER BY flagged_at, flag_id LIMIT 1), max(flag_id) + 1, 1),"
+                " coalesce(CASE WHEN ? > 0 THEN"
+                "   coalesce((SELECT flag_id FROM flags WHERE flagged_at < ?"
+                "     ORDER BY flagged_at DESC, flag_id DESC LIMIT 1), 0)"
+                "   ELSE max(flag_id) END, 0) FROM flags",
+                (wanted.since, wanted.until, wanted.until),
+            ).fetchone()
+        lowest = max(lowest, wanted.after + 1)
+        highest = min(highest, wanted.before - 1) if wanted.before else highest
         if order is FlagOrder.OLDEST:
-            first = wanted.after + 1
-            last = min(wanted.after + STRETCH, newest or 0)
-            return replace(wanted, before=last + 1, after=first - 1), first, last
-        last = (wanted.before or (newest or 0) + 1) - 1
-        first = max(last - STRETCH + 1, 1)
-        return replace(wanted, before=last + 1, after=first - 1), first, last
+            last = min(lowest + STRETCH - 1, highest)
+            return _Stretch(lowest, last, last if last < highest else 0)
+        first = max(highest - STRETCH + 1, lowest)
+        return _Stretch(first, highest, first if first > lowest else 0)
 
     def _by_time(
         self, wanted: FlagFilter, order: FlagOrder, limit: int
@@ -178,7 +226,8 @@ class PageReader(AuditReader):
         self, wanted: FlagFilter, order: FlagOrder, limit: int, offset: int
     ) -> list[FlagRow]:
         direction = "ASC" if order is FlagOrder.LOWEST else "DESC"
-        if _needs_reading(wanted) or wanted.since or wanted.until:
+        is_bounded = wanted.since or wanted.until or wanted.before
+        if _needs_reading(wanted) or is_bounded:
             condition, values = flag_conditions(wanted)
             return self._select(
                 f"{condition} ORDER BY score {direction} LIMIT ? OFFSET ?",

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from monitor.records import Flag, Gap, LossReason, RequestSummary
+from service.daemon.audit.indexes import PAGE_INDEXES
 from service.daemon.audit.records import Entries, Event
 from service.daemon.audit.schema import SCHEMA, UPGRADES, VERSION
 
@@ -292,6 +293,7 @@ def _connect(path: Path) -> sqlite3.Connection:
         connection.executescript(
             f"BEGIN; {''.join(upgrades)} PRAGMA user_version = {VERSION}; COMMIT;"
         )
+    connection.executescript(PAGE_INDEXES)
     path.chmod(0o600)
     return connection
 

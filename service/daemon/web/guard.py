@@ -6,6 +6,7 @@
 # - caches: what was shown is not kept by the browser or a proxy.
 """Refuses what no browser of ours would send, and adds the security headers."""
 
+import time
 from collections.abc import Collection
 
 from starlette.datastructures import Headers, MutableHeaders
@@ -54,11 +55,14 @@ class Guard:
         if scope["type"] != "http":
             return
         path: str = scope["path"]
+        began = time.perf_counter()
 
         async def send_guarded(message: Message) -> None:
             if message["type"] == "http.response.start":
                 headers = MutableHeaders(scope=message)
                 headers.update(_HEADERS)
+                milliseconds = (time.perf_counter() - began) * 1000
+                headers["Server-Timing"] = f"page;dur={milliseconds:.1f}"
                 if not path.startswith("/static/"):
                     headers["Cache-Control"] = "no-store"
             await send(message)

@@ -14,9 +14,14 @@ _STOP_SECONDS = 1  # A browser holds its connection open: it is not waited for l
 class WebServer:
     """One HTTP server on a thread of its own."""
 
-    def __init__(self, host: str, port: int) -> None:
+    def __init__(self, host: str, port: int, app: ASGIApp) -> None:
         """
         Bind *host* and *port* (0: a free one), and serve nothing yet.
+
+        Args:
+            host: An address of this machine.
+            port: TCP port.
+            app: What is served.
 
         Raises:
             ListenError: The port is taken, or the address is not ours.
@@ -28,6 +33,7 @@ class WebServer:
             raise ListenError(
                 f"web.host, web.port: {host}:{port}: {error.strerror or error}"
             ) from error
+        self._app = app
         self._host = f"[{host.strip('[]')}]" if ":" in host else host
         self._server: uvicorn.Server | None = None
         self._thread: threading.Thread | None = None
@@ -37,10 +43,10 @@ class WebServer:
         """Where the overview is."""
         return f"http://{self._host}:{self._socket.getsockname()[1]}/"
 
-    def start(self, app: ASGIApp) -> None:
-        """Begin to serve *app*."""
+    def start(self) -> None:
+        """Begin to serve."""
         config = uvicorn.Config(
-            app,
+            self._app,
             # Nothing of the environment: no proxy headers are believed, and the log
             # has no request's address in it.
             http="h11",

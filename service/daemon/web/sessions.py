@@ -16,7 +16,7 @@ MAX_NAME = 100
 """Characters of a reviewer's name."""
 
 
-class ForgedForm(ValueError):
+class ForgedFormError(ValueError):
     """A POST did not come from a page of ours."""
 
 
@@ -74,15 +74,17 @@ class Sessions:
 
     def check_form(self, request: Request, session: Session, token: str) -> None:
         """
-        Raise `ForgedForm` unless a form with *token* is from a page of ours.
+        Raise `ForgedFormError` unless a form with *token* is from a page of ours.
         """
         if request.headers.get("sec-fetch-site", "same-origin") not in (
             "same-origin",
             "none",
         ):
-            raise ForgedForm("the form was sent from another site")
+            raise ForgedFormError("the form was sent from another site")
         if not hmac.compare_digest(token.encode(), self.form_token(session).encode()):
-            raise ForgedForm("the form is not of this session: load the page again")
+            raise ForgedFormError(
+                "the form is not of this session: load the page again"
+            )
 
     def _read(self, cookie: str) -> Session | None:
         value, _, signature = cookie.rpartition(".")

@@ -1,0 +1,259 @@
+// Draws a request: a canvas a detector, and the tokens as text with one element each.
+// A hundred tokens are one block that the browser lays out only when it is seen
+// (content-visibility), which is what makes thousands of them cheap.
+"use strict";
+
+const BLOCK = 128;
+const LEVELS = 4; // Below the threshold, and as many above it.
+
+function decode(text) {
+  const bytes = Uint8Array.from(atob(text), (character) => character.charCodeAt(0));
+  return new Float32Array(bytes.buffer); // The platforms that run browsers are little-endian.
+}
+
+function extent(lane) {
+  let low = Infinity, high = -Infinity;
+  for (const score of lane.scores) {
+    if (score < low) low = score;
+    if (score > high) high = score;
+  }
+  if (low > high) { low = 0; high = 1; }
+  lane.low = low;
+  lane.high = Math.max(high, lane.threshold);
+  lane.floor = Math.min(low, lane.threshold);
+}
+
+// 1 to 4 below the threshold, 5 to 8 above it, 0 for the lower half.
+function level(lane, score) {
+  if (Number.isNaN(score)) return "hm";
+  if (score > lane.threshold) {
+    const share = (score - lane.threshold) / (lane.high - lane.threshold || 1);
+    return "h" + (LEVELS + Math.min(LEVELS, 1 + Math.floor(share * LEVELS)));
+  }
+  const share = (score - lane.low) / (lane.threshold - lane.low || 1);
+  const step = Math.floor((share - 0.5) * 2 * LEVELS);
+  return step > 0 ? "h" + Math.min(step, LEVELS) : "h0";
+}
+
+class HeatMap {
+  constructor(data) {
+    this.data = data;
+    this.lanes = data.lanes.map((lane) => ({ ...lane, scores: decode(lane.scores) }));
+    this.lanes.forEach(extent);
+    this.canvases = [...document.querySelectorAll("#lanes canvas")];
+    this.cursor = document.getElementById("cursor");
+    this.readout = document.getElementById("readout");
+    this.text = document.getElementById("text");
+    this.tokens = [];
+    this.position = Number(this.cursor.getAttribute("aria-valuenow"));
+    this.colours = {};
+  }
+
+  draw() {
+    document.getElementById("lanes").hidden = false;
+    this.readColours();
+    this.canvases.forEach((canvas) => this.drawLane(canvas));
+    this.writeText();
+    this.colour(this.chosen());
+    this.show(this.position, false);
+  }
+
+  chosen() {
+    const picked = document.querySelector("input[name=lane]:checked");
+    return this.lanes[picked ? Number(picked.value) : 0];
+  }
+
+  readColours() {
+    const style = getComputedStyle(document.documentElement);
+    for (const name of ["bar", "bad", "warn", "missing", "link", "text", "line"]) {
+      this.colours[name] = style.getPropertyValue("--" + name).trim();
+    }
+  }
+
+  drawLane(canvas) {
+    const lane = this.lanes[Number(canvas.dataset.lane)];
+    const ratio = window.devicePixelRatio || 1;
+    const width = canvas.clientWidth, height = canvas.clientHeight;
+    canvas.width = Math.round(width * ratio);
+    canvas.height = Math.round(height * ratio);
+    const paint = canvas.getContext("2d");
+    paint.scale(ratio, ratio);
+    const n = this.data.n_tokens;
+    const x = (position) => (position / n) * width;
+    const range = lane.high - lane.floor || 1;
+    const y = (score) => height - 3 - ((score - lane.floor) / range) * (height - 12);
+
+    // The highest score of each column of pixels: a narrow peak is never averaged away.
+    const columns = Math.min(n, Math.ceil(width));
+    for (let column = 0; column < columns; column++) {
+      const first = Math.floor((column * n) / columns);
+      const end = Math.max(first + 1, Math.floor(((column + 1) * n) / columns));
+      let peak = -Infinity, missing = 0;
+      for (let i = first; i < end; i++) {
+        if (Number.isNaN(lane.scores[i])) missing++;
+        else if (lane.scores[i] > peak) peak = lane.scores[i];
+      }
+      const left = x(first), wide = Math.max(x(end) - left - (columns < width / 3 ? 1 : 0), 0.5);
+      if (missing) this.hatch(paint, left, wide, height);
+      if (peak === -Infinity) continue;
+      paint.fillStyle = peak > lane.threshold ? this.colours.bad : this.colours.bar;
+      const top = Math.min(y(peak), height - 4);
+      paint.fillRect(left, top, wide, height - top);
+    }
+    this.drawBoundary(paint, lane, x, y, width);
+    if (this.data.n_prompt_tokens && this.data.n_prompt_tokens < n) {
+      paint.fillStyle = this.colours.link;
+      paint.fillRect(x(this.data.n_prompt_tokens) - 1, 0, 2, height);
+    }
+    // The flagged token: a triangle at the top, as colour alone would not do.
+    const at = x(lane.position + 0.5);
+    paint.fillStyle = this.colours.text;
+    paint.beginPath();
+    paint.moveTo(at - 5, 0); paint.lineTo(at + 5, 0); paint.lineTo(at, 8);
+    paint.fill();
+  }
+
+  hatch(paint, left, wide, height) {
+    paint.save();
+    paint.beginPath();
+    paint.rect(left, 0, wide, height);
+    paint.clip();
+    paint.strokeStyle = this.colours.missing;
+    paint.lineWidth = 1.5;
+    paint.beginPath();
+    for (let start = Math.floor((left - height) / 6) * 6; start < left + wide; start += 6) {
+      paint.moveTo(start, height);
+      paint.lineTo(start + height, 0);
+    }
+    paint.stroke();
+    paint.restore();
+  }
+
+  drawBoundary(paint, lane, x, y, width) {
+    if (lane.boundary.length) {
+      paint.strokeStyle = this.colours.warn;
+      paint.lineWidth = 1.5;
+      paint.beginPath();
+      let left = 0;
+      for (const [last, value] of lane.boundary) {
+        paint.moveTo(left, y(value));
+        left = x(last + 1);
+        paint.lineTo(left, y(value));
+      }
+      paint.stroke();
+    }
+    paint.strokeStyle = this.colours.bad;
+    paint.lineWidth = 1.5;
+    paint.setLineDash([6, 4]);
+    paint.beginPath();
+    paint.moveTo(0, y(lane.threshold));
+    paint.lineTo(width, y(lane.threshold));
+    paint.stroke();
+    paint.setLineDash([]);
+  }
+
+  writeText() {
+    const { n_tokens, token_ids, texts, n_prompt_tokens } = this.data;
+    const fragment = document.createDocumentFragment();
+    let block = null;
+    for (let i = 0; i < n_tokens; i++) {
+      if (i % BLOCK === 0) block = fragment.appendChild(document.createElement("div"));
+      const token = document.createElement("i");
+      const text = texts.length ? texts[i] : String(token_ids.length ? token_ids[i] : i);
+      token.textContent = text.replaceAll("\n", "↵\n");
+      this.tokens.push(token);
+      block.appendChild(token);
+    }
+    this.nPrompt = n_prompt_tokens;
+    this.text.classList.add(texts.length ? "words" : "ids");
+    this.text.replaceChildren(fragment);
+    this.text.hidden = false;
+  }
+
+  colour(lane) {
+    this.tokens.forEach((token, i) => {
+      const first = i === this.nPrompt && i > 0 ? " first-answer" : "";
+      token.className = level(lane, lane.scores[i]) + first;
+    });
+    this.tokens[this.position]?.classList.add("here");
+  }
+
+  show(position, isScrolled) {
+    const last = this.data.n_tokens - 1;
+    this.tokens[this.position]?.classList.remove("here");
+    this.position = Math.min(Math.max(position, 0), last);
+    const token = this.tokens[this.position];
+    token.classList.add("here");
+    if (isScrolled) {
+      // Only the box of the tokens moves, never the page.
+      const box = this.text;
+      const top = token.getBoundingClientRect().top - box.getBoundingClientRect().top;
+      if (top < 20 || top > box.clientHeight - 40) box.scrollTop += top - box.clientHeight / 2;
+    }
+    const said = this.describe(this.position);
+    this.readout.textContent = said;
+    this.cursor.setAttribute("aria-valuenow", this.position);
+    this.cursor.setAttribute("aria-valuetext", said);
+  }
+
+  describe(position) {
+    const { token_ids, texts, n_prompt_tokens } = this.data;
+    const parts = [`Token ${position}`];
+    if (texts.length) parts.push(`“${texts[position].replaceAll("\n", "↵")}”`);
+    if (token_ids.length) parts.push(`id ${token_ids[position]}`);
+    if (n_prompt_tokens) parts.push(position < n_prompt_tokens ? "prompt" : "answer");
+    for (const lane of this.lanes) {
+      const score = lane.scores[position];
+      if (Number.isNaN(score)) parts.push(`${lane.detector}: no score`);
+      else {
+        const side = score > lane.threshold ? "above" : "not above";
+        parts.push(`${lane.detector} ${score.toPrecision(4)}, ${side} ${lane.threshold.toPrecision(4)}`);
+      }
+    }
+    return parts.join(" · ");
+  }
+
+  listen() {
+    const steps = { ArrowRight: 1, ArrowUp: 1, ArrowLeft: -1, ArrowDown: -1, PageUp: 64, PageDown: -64 };
+    this.cursor.addEventListener("keydown", (event) => {
+      let to = this.position + (steps[event.key] || 0);
+      if (event.key === "Home") to = 0;
+      if (event.key === "End") to = this.data.n_tokens - 1;
+      if (!(event.key in steps) && event.key !== "Home" && event.key !== "End") return;
+      event.preventDefault();
+      this.show(to, true);
+    });
+    for (const canvas of this.canvases) {
+      canvas.addEventListener("pointermove", (event) => {
+        const box = canvas.getBoundingClientRect();
+        this.show(Math.floor(((event.clientX - box.left) / box.width) * this.data.n_tokens), true);
+      });
+    }
+    this.text.addEventListener("pointerover", (event) => {
+      const at = event.target.tagName === "I" ? this.tokens.indexOf(event.target) : -1;
+      if (at >= 0) this.show(at, false);
+    });
+    document.querySelectorAll("input[name=lane]").forEach((box) =>
+      box.addEventListener("change", () => this.colour(this.chosen())));
+    const redraw = () => {
+      this.readColours();
+      this.canvases.forEach((canvas) => this.drawLane(canvas));
+    };
+    new ResizeObserver(redraw).observe(this.canvases[0]);
+    matchMedia("(prefers-color-scheme: dark)").addEventListener("change", redraw);
+  }
+}
+
+const held = document.getElementById("heat-data");
+if (held) {
+  performance.mark("heat-begin");
+  const map = new HeatMap(JSON.parse(held.textContent));
+  map.draw();
+  map.listen();
+  // Painted is what a person sees: two frames on, the pixels are out.
+  requestAnimationFrame(() => requestAnimationFrame(() => {
+    performance.measure("heat-map", "heat-begin");
+    map.text.scrollTop = 0;
+    map.show(map.position, true);
+  }));
+}
