@@ -100,9 +100,7 @@ def fill(folder: Path, now: float, n_requests: int = 900) -> None:
         store.close()
 
 
-def draw(
-    rng: np.random.Generator, request_id: str, at: float, digest: str
-) -> Drawn:
+def draw(rng: np.random.Generator, request_id: str, at: float, digest: str) -> Drawn:
     """Draw one request."""
     n_tokens = int(rng.integers(24, 260))
     n_prompt = n_tokens // 2
@@ -151,7 +149,9 @@ def tokens(n_tokens: int) -> NDArray[np.int32]:
     """Return the ids of a text that is as long, in the demo's own tokenizer."""
     from tokenizers import Tokenizer
 
-    ids = Tokenizer.from_file(str(TOKENIZER)).encode(_SENTENCE * (n_tokens // 8 + 1)).ids
+    ids = (
+        Tokenizer.from_file(str(TOKENIZER)).encode(_SENTENCE * (n_tokens // 8 + 1)).ids
+    )
     return np.array(ids[:n_tokens], dtype=np.int32)
 
 
@@ -172,7 +172,9 @@ def _labels(rng: np.random.Generator, flag: Flag, flag_id: int) -> list[Label]:
     said = []
     for reviewer in ("ada", "grace"):
         if rng.random() < 0.35:
-            value = LabelValue(rng.choice(["true", "false", "unsure"], p=[0.5, 0.4, 0.1]))
+            value = LabelValue(
+                rng.choice(["true", "false", "unsure"], p=[0.5, 0.4, 0.1])
+            )
             note = "asks for the key outright" if value is LabelValue.TRUE else ""
             said.append(
                 Label(

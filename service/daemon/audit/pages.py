@@ -6,6 +6,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
+from pathlib import Path
 from typing import NamedTuple
 
 from service.daemon.audit.filters import FlagFilter, flag_conditions
@@ -70,6 +71,11 @@ class _Stretch(NamedTuple):
 
 class PageReader(AuditReader):
     """An `AuditReader` with the questions that a page has."""
+
+    def __init__(self, directory: Path, *, stretch: int = STRETCH) -> None:
+        """*stretch* is how many flags are looked through at a time."""
+        super().__init__(directory)
+        self._stretch_flags = stretch
 
     def page(
         self,
@@ -205,9 +211,9 @@ class PageReader(AuditReader):
         lowest = max(lowest, wanted.after + 1)
         highest = min(highest, wanted.before - 1) if wanted.before else highest
         if order is FlagOrder.OLDEST:
-            last = min(lowest + STRETCH - 1, highest)
+            last = min(lowest + self._stretch_flags - 1, highest)
             return _Stretch(lowest, last, last if last < highest else 0)
-        first = max(highest - STRETCH + 1, lowest)
+        first = max(highest - self._stretch_flags + 1, lowest)
         return _Stretch(first, highest, first if first > lowest else 0)
 
     def _by_time(

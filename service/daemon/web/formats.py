@@ -56,7 +56,7 @@ def number(value: float | None) -> str:
     """
     if value is None or not isfinite(value):
         return NONE
-    return f"{value:.4g}"
+    return f"{value:#.4g}"
 
 
 def percent(share: float) -> str:

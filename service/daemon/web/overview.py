@@ -142,6 +142,7 @@ def _live(site: Site, latest: Sequence[FlagRow]) -> dict[str, Any]:
         "n_flags": sum(hour.total for hour in hours),
         "drift_name": name,
         "drift": capital,
+        "drift_limit": f"{DRIFT_LOG10:g}",
         "is_drifting": capital >= DRIFT_LOG10,
         "n_waiting": site.reader.n_waiting(),
         "last": latest[0] if latest else None,

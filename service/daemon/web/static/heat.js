@@ -1,9 +1,9 @@
 // Draws a request: a canvas a detector, and the tokens as text with one element each.
-// A hundred tokens are one block that the browser lays out only when it is seen
-// (content-visibility), which is what makes thousands of them cheap.
+// A thousand tokens are one block that the browser lays out only when it is seen
+// (content-visibility), which is what makes many of them cheap.
 "use strict";
 
-const BLOCK = 128;
+const BLOCK = 1024; // Tokens, up to the next word: a block ends its line.
 const LEVELS = 4; // Below the threshold, and as many above it.
 
 function decode(text) {
@@ -155,11 +155,13 @@ class HeatMap {
   writeText() {
     const { n_tokens, token_ids, texts, n_prompt_tokens } = this.data;
     const fragment = document.createDocumentFragment();
-    let block = null;
+    let block = fragment.appendChild(document.createElement("div"));
     for (let i = 0; i < n_tokens; i++) {
-      if (i % BLOCK === 0) block = fragment.appendChild(document.createElement("div"));
       const token = document.createElement("i");
       const text = texts.length ? texts[i] : String(token_ids.length ? token_ids[i] : i);
+      if (block.childElementCount >= BLOCK && (!texts.length || /^\s/.test(text))) {
+        block = fragment.appendChild(document.createElement("div"));
+      }
       token.textContent = text.replaceAll("\n", "↵\n");
       this.tokens.push(token);
       block.appendChild(token);
