@@ -121,7 +121,7 @@ ALTERATIONS: list[tuple[str, tuple[str, ...], str]] = [
     (
         "take the checkpoints",
         ("DELETE FROM checkpoints",),
-        "checkpoints: there is none",
+        "there is none",
     ),
     ("take the state", ("DELETE FROM log_state",), "log_state: there is none"),
     (
