@@ -18,9 +18,10 @@ from prometheus_client import CollectorRegistry, disable_created_metrics
 
 from monitor.core import Monitor
 from service.address import parse_address
-from service.config import Config
+from service.config import Config, flat
+from service.daemon.audit.opening import FILE_NAME
 from service.daemon.audit.reader import AuditReader
-from service.daemon.audit.store import FILE_NAME, AuditStore
+from service.daemon.audit.store import AuditStore, StoreSettings
 from service.daemon.canaries import Canaries, CanaryServer
 from service.daemon.capture_rpc import CaptureRPC
 from service.daemon.exporter import Exporter
@@ -112,9 +113,9 @@ class Daemon:
         os.umask(0o077)  # The record and the socket are their owner's.
         self.store = AuditStore.open(
             self.config.audit_path,
-            token_ids=self.config.audit.token_ids,
             model=self.restored.live.bundle.identity.model,
             bundle_digest=self.restored.live.digest,
+            settings=StoreSettings.of(self.config),
         )
 
     def open_metrics(self) -> None:
@@ -199,7 +200,7 @@ class Daemon:
         # Not before every port is ours: a start that failed was no start.
         for problem in self.restored.problems:
             log.warning("detector sets of before: %s", problem)
-        gap = self.store.begin(time.time(), self.restored.problems)
+        gap = self.store.begin(time.time(), self.restored.problems, flat(self.config))
         if gap is not None:
             self.metrics.count_gap(gap.reason)
             seconds = gap.ended_at - gap.began_at

@@ -8,7 +8,7 @@ import numpy as np
 
 from monitor.records import Flag, RequestSummary, Verdict
 from service.daemon.audit.records import Entries, Label, LabelValue
-from service.daemon.audit.store import AuditStore
+from service.daemon.audit.store import AuditStore, StoreSettings
 
 ENGINE = "engine"
 
@@ -77,17 +77,24 @@ def label(
 
 
 @contextmanager
-def open_store(folder: Path) -> Iterator[AuditStore]:
+def open_store(
+    folder: Path, keep: str = "token_ids", keys: Path | None = None
+) -> Iterator[AuditStore]:
     """The record in *folder*, opened for writing."""
-    store = AuditStore.open(folder, token_ids="ids", model="m", bundle_digest="d" * 64)
+    settings = StoreSettings(keep=keep, keys=keys)
+    store = AuditStore.open(
+        folder, model="m", bundle_digest="d" * 64, settings=settings
+    )
     try:
         yield store
     finally:
         store.close()
 
 
-def write(folder: Path, *rounds: Entries, at: float = 1000.0) -> None:
+def write(
+    folder: Path, *rounds: Entries, at: float = 1000.0, keep: str = "token_ids"
+) -> None:
     """Write *rounds*, a transaction and a second each."""
-    with open_store(folder) as store:
+    with open_store(folder, keep) as store:
         for i, entries in enumerate(rounds):
             store.write(entries, at + i)

@@ -82,7 +82,7 @@ def fill(folder: Path, now: float, n_requests: int = 900) -> None:
     """Write a day that ends at *now*: some 5 % of its requests are flagged."""
     rng = np.random.default_rng(7)
     digest = calibrated().digest
-    store = AuditStore.open(folder, token_ids="ids", model="tiny", bundle_digest=digest)
+    store = AuditStore.open(folder, model="tiny", bundle_digest=digest)
     try:
         store.begin(now - 24 * HOUR)
         ats = now - np.sort(rng.uniform(120, 24 * HOUR, n_requests))[::-1]

@@ -3,7 +3,8 @@
 import json
 import sqlite3
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
@@ -16,6 +17,8 @@ from service.daemon.audit.filters import (
     FlagFilter,
     flag_conditions,
 )
+from service.daemon.audit.kept import Kept, kept_of
+from service.daemon.audit.opening import FILE_NAME, AuditError
 from service.daemon.audit.rows import (
     ConfigChangeRow,
     EventRow,
@@ -29,7 +32,7 @@ from service.daemon.audit.rows import (
     ViewRow,
 )
 from service.daemon.audit.schema import VERSION
-from service.daemon.audit.store import FILE_NAME, AuditError
+from service.daemon.audit.sealing import KeyFile, pack, unpack
 
 COLUMNS = f"""
     flag_id, request_id, detector, score, threshold, position, bundle_digest, model,
@@ -41,6 +44,10 @@ _SUMMARY_FIELDS = (
     " n_tokens_shadowed, n_tokens_lost, statistics, margins, flagged_by, p_value,"
     " is_discovery, abstention, bundle_digest, model, adapter, finished_at"
 )
+_LABEL_FIELDS = "label_id, flag_id, engine, request_id, reviewer, label, at"
+UNSEALED = "unsealed(key_slot, payload)"
+"""What a row seals, for `unpack`; NULL if its key was destroyed."""
+_LABELS = f"{_LABEL_FIELDS}, {UNSEALED}"
 _MAX_INTEGER = 2**63 - 1  # Of SQLite; sqlite3 raises OverflowError beyond it.
 _KINDS: dict[type, tuple[str, str]] = {
     EventRow: ("events", "event_id"),
@@ -155,9 +162,11 @@ class AuditReader:
             if row is None:
                 return None
             flag = flag_row(row[:-1])
-            scores, token_ids = _kept(connection, [flag_id], row[-1])
+            kept = _kept(connection, [flag_id], row[-1])
         return FlagDetail(
-            flag=flag, scores=scores.get(flag.detector, b""), token_ids=token_ids
+            flag=flag,
+            scores=kept.scores.get(flag.detector, b""),
+            token_ids=kept.token_ids,
         )
 
     def request(self, engine: str, request_id: str) -> RequestDetail | None:
@@ -175,11 +184,11 @@ class AuditReader:
             ).fetchall()
             if summary is None and not flags:
                 return None
-            scores, token_ids = _kept(
+            kept = _kept(
                 connection, [flag[0] for flag in flags], summary and summary[0]
             )
             labels = connection.execute(
-                f"SELECT {_names(LabelRow)} FROM labels"
+                f"SELECT {_LABELS} FROM labels"
                 " WHERE request_id = ? AND engine = ? ORDER BY label_id",
                 (request_id, engine),
             ).fetchall()
@@ -188,20 +197,22 @@ class AuditReader:
             request_id=request_id,
             summary=_summary_row(summary) if summary else None,
             flags=tuple(flag_row(row) for row in flags),
-            scores=scores,
-            token_ids=token_ids,
-            labels=tuple(_record(LabelRow, row) for row in labels),
+            scores=kept.scores,
+            token_ids=kept.token_ids,
+            text=kept.text,
+            digest=kept.digest,
+            is_erased=kept.is_erased,
+            labels=tuple(_label_row(row) for row in labels),
         )
 
     def labels(self, flag_id: int) -> list[LabelRow]:
         """Return all that was said of a flag, oldest first."""
         with self._connect() as connection:
             rows = connection.execute(
-                f"SELECT {_names(LabelRow)} FROM labels WHERE flag_id = ?"
-                " ORDER BY label_id",
+                f"SELECT {_LABELS} FROM labels WHERE flag_id = ? ORDER BY label_id",
                 (flag_id,),
             ).fetchall()
-        return [_record(LabelRow, row) for row in rows]
+        return [_label_row(row) for row in rows]
 
     def newest(
         self, kind: type[_Row], *, limit: int = 100, before: int = 0
@@ -215,13 +226,15 @@ class AuditReader:
             before: Only with a lower id; 0 for all.
         """
         table, key = _KINDS[kind]
+        columns = _LABELS if kind is LabelRow else _names(kind)
+        make = _label_row if kind is LabelRow else partial(_record, kind)
         with self._connect() as connection:
             rows = connection.execute(
-                f"SELECT {_names(kind)} FROM {table} WHERE ? = 0 OR {key} < ?"
+                f"SELECT {columns} FROM {table} WHERE ? = 0 OR {key} < ?"
                 f" ORDER BY {key} DESC LIMIT ?",
                 (before, before, min(limit, _MAX_INTEGER)),
             ).fetchall()
-        return [_record(kind, row) for row in rows]
+        return [make(row) for row in rows]  # type: ignore[misc]
 
     @contextmanager
     def _connect(self) -> Iterator[sqlite3.Connection]:
@@ -229,44 +242,50 @@ class AuditReader:
             raise AuditError(f"{self._path}: expected a record, found none")
         try:
             connection = sqlite3.connect(f"{self._path.as_uri()}?mode=ro", uri=True)
-            try:
+            with closing(connection):
                 (version,) = connection.execute("PRAGMA user_version").fetchone()
                 if version != VERSION:
                     raise AuditError(
                         f"{self._path}: expected schema version {VERSION}, "
                         f"got {version}"
                     )
-                yield connection
-            finally:
-                connection.close()
-        except sqlite3.Error as error:
+                with closing(KeyFile.open(self._path.parent, is_writer=False)) as keys:
+                    connection.create_function("unsealed", 2, partial(_unsealed, keys))
+                    yield connection
+        except (sqlite3.Error, OSError) as error:
             raise AuditError(f"{self._path}: {error}") from error
 
 
 def _kept(
     connection: sqlite3.Connection, flag_ids: Sequence[int], request_row: int | None
-) -> tuple[dict[str, bytes], bytes]:
-    """Return scores by detector and token ids: the request's, else the flags'."""
-    scores: dict[str, bytes] = {}
-    token_ids = b""
-    for flag_id in flag_ids:
-        name, its_scores, ids = connection.execute(
-            "SELECT detector, scores, token_ids FROM flags WHERE flag_id = ?",
-            (flag_id,),
+) -> Kept:
+    """Return what is kept of a request: by its flags, and at its end by itself."""
+    opened = [
+        connection.execute(
+            f"SELECT {UNSEALED} FROM flags WHERE flag_id = ?", (flag_id,)
         ).fetchone()
-        scores[name], token_ids = its_scores, ids or token_ids
+        for flag_id in flag_ids
+    ]
     if request_row is not None:
-        (ids,) = connection.execute(
-            "SELECT token_ids FROM requests WHERE request_row = ?", (request_row,)
-        ).fetchone()
-        token_ids = ids or token_ids
-        scores |= dict(
+        opened.append(
             connection.execute(
-                "SELECT detector, scores FROM request_scores WHERE request_row = ?",
+                f"SELECT {UNSEALED} FROM requests WHERE request_row = ?",
                 (request_row,),
-            ).fetchall()
+            ).fetchone()
         )
-    return scores, token_ids
+    return kept_of([None if data is None else unpack(data) for (data,) in opened])
+
+
+def _label_row(row: Sequence[object]) -> LabelRow:
+    *facts, sealed = row
+    note = unpack(sealed).get("note", b"") if isinstance(sealed, bytes) else b""
+    names = (*_LABEL_FIELDS.split(", "), "note")
+    return LabelRow(**dict(zip(names, (*facts, note.decode()), strict=True)))  # type: ignore[arg-type]
+
+
+def _unsealed(keys: KeyFile, slot: int, payload: bytes) -> bytes | None:
+    parts = keys.unseal(slot, payload)
+    return None if parts is None else pack(parts)
 
 
 def _names(kind: type) -> str:

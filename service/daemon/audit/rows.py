@@ -102,6 +102,8 @@ class RequestDetail:
 
         text: The text of each token; empty unless text is kept.
 
+        digest: Keyed hash of the token ids, as hex; "" unless that is kept.
+
         is_erased: Whether what was kept of its tokens has been destroyed.
 
         labels: Of its flags and of itself, oldest first.
@@ -114,6 +116,7 @@ class RequestDetail:
     scores: Mapping[str, bytes] = field(default_factory=dict)
     token_ids: bytes = b""
     text: tuple[str, ...] = ()
+    digest: str = ""
     is_erased: bool = False
     labels: tuple[LabelRow, ...] = ()
 

@@ -35,7 +35,7 @@ def load_texts(config: Config) -> TokenTexts | None:
     Raises:
         ConfigError: It can not be read.
     """
-    name = config.web.tokenizer
+    name = config.web.tokenizer or config.audit.tokenizer
     return TokenTexts.load(config.folder / name) if name else None
 
 
