@@ -1,4 +1,4 @@
-"""A day of a small service, as its record has it: what screenshots and tests look at."""
+"""A day of a small service in its record: what screenshots and tests look at."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager

@@ -47,17 +47,10 @@ class Visitor:
         """Fetch a page."""
         return self._ask("GET", path, None, headers)
 
-    def post(
-        self,
-        path: str,
-        token: str,
-        *,
-        said: dict[str, str] | None = None,
-        **fields: str,
-    ) -> Answer:
-        """Send a form with *token*; *said* are headers."""
+    def post(self, path: str, token: str, **fields: str) -> Answer:
+        """Send a form with *token*."""
         body = urlencode({"form_token": token} | fields)
-        return self._ask("POST", path, body, said or {})
+        return self._ask("POST", path, body, {})
 
     def token(self, path: str) -> str:
         """Return what the form on the page *path* has to send back."""

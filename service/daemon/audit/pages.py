@@ -236,7 +236,7 @@ class PageReader(AuditReader):
         if _needs_reading(wanted) or is_bounded:
             condition, values = flag_conditions(wanted)
             return self._select(
-                f"{condition} ORDER BY score {direction} LIMIT ? OFFSET ?",
+                f"{condition} ORDER BY score {direction}, flag_id {direction} LIMIT ? OFFSET ?",
                 (*values, limit, offset),
             )
         # The index knows the order for each detector: the first of each are merged.
@@ -244,11 +244,11 @@ class PageReader(AuditReader):
         if not names:
             return []
         each = "SELECT * FROM (SELECT flag_id FROM flags WHERE detector = ? "
-        each += f"ORDER BY score {direction} LIMIT ?)"
+        each += f"ORDER BY score {direction}, flag_id {direction} LIMIT ?)"
         parameters = [v for name in names for v in (name, offset + limit)]
         return self._select(
             f"flag_id IN ({' UNION ALL '.join([each] * len(names))})"
-            f" ORDER BY score {direction} LIMIT ? OFFSET ?",
+            f" ORDER BY score {direction}, flag_id {direction} LIMIT ? OFFSET ?",
             (*parameters, limit, offset),
         )
 

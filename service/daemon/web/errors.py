@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 from starlette.requests import Request
 from starlette.responses import Response
 
-from service.daemon.audit.store import AuditError
+from service.daemon.audit.opening import AuditError
 from service.daemon.web.forms import FormError
 from service.daemon.web.recording import RecordError
 from service.daemon.web.sessions import ForgedFormError
