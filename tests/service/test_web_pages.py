@@ -11,7 +11,7 @@ from service.daemon.audit.rows import LabelRow, ViewRow
 from tests.monitor.builders import Rows, loud, quiet
 from tests.service.builders import Place, RunningDaemon, eventually, place
 from tests.service.swapping import Engine
-from tests.web.history import configure, demo_place
+from tests.web.history import demo_place
 from tests.web.pages import PAGES
 from tests.web.visitor import Visitor
 
@@ -375,14 +375,15 @@ def test_a_session_is_not_made_up(daemon: RunningDaemon) -> None:
     assert 303 == forged.get("/flags/3").status
 
 
-def test_configure_serves_ids_without_a_tokenizer() -> None:
+def test_ids_are_shown_without_a_tokenizer(small: Place) -> None:
     """
     Without a tokenizer there are token ids, and the page says why.
     """
-    with demo_place(time.time(), text=False) as where:
-        configure(where)
-        with RunningDaemon(where) as daemon:
-            text = Visitor.named(daemon).get("/flags/3").text
+    with RunningDaemon(small) as daemon, Engine(small.address) as engine:
+        engine.hello()
+        engine.step(Rows("odd", 0, [loud(0)] * 3), finished=("odd",))
+        text = Visitor.named(daemon).get("/flags/1").text
 
     assert "no tokenizer is configured" in text
+    assert '"token_ids": [100, 101, 102]' in text
     assert '"texts": []' in text

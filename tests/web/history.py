@@ -62,11 +62,18 @@ class Drawn:
 
 
 @contextmanager
-def demo_place(now: float, *, text: bool = True) -> Iterator[Place]:
-    """A place with a day's record, whose configuration serves the page."""
+def place_with_bundle() -> Iterator[Place]:
+    """A place with a calibrated bundle, whose configuration serves the page."""
     with place() as where:
         save_bundle(where.folder / "calibrated", calibrated())
-        configure(where, f'tokenizer = "{TOKENIZER}"' if text else "")
+        configure(where, f'tokenizer = "{TOKENIZER}"')
+        yield where
+
+
+@contextmanager
+def demo_place(now: float) -> Iterator[Place]:
+    """As `place_with_bundle`, with a day's record."""
+    with place_with_bundle() as where:
         fill(where.folder / "audit", now)
         yield where
 

@@ -236,7 +236,8 @@ class PageReader(AuditReader):
         if _needs_reading(wanted) or is_bounded:
             condition, values = flag_conditions(wanted)
             return self._select(
-                f"{condition} ORDER BY score {direction}, flag_id {direction} LIMIT ? OFFSET ?",
+                f"{condition} ORDER BY score {direction}, flag_id {direction}"
+                " LIMIT ? OFFSET ?",
                 (*values, limit, offset),
             )
         # The index knows the order for each detector: the first of each are merged.

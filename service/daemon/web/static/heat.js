@@ -1,13 +1,15 @@
 // Draws a request: a canvas a detector, and the tokens as text with one element each.
-// A thousand tokens are one block that the browser lays out only when it is seen
+// Some hundred tokens are one block that the browser lays out only when it is seen
 // (content-visibility), which is what makes many of them cheap.
 "use strict";
 
-const BLOCK = 1024; // Tokens, up to the next word: a block ends its line.
+const BLOCK = 512; // Tokens, up to the next word: a block ends its line.
 const LEVELS = 4; // Below the threshold, and as many above it.
 
 function decode(text) {
-  const bytes = Uint8Array.from(atob(text), (character) => character.charCodeAt(0));
+  const letters = atob(text);
+  const bytes = new Uint8Array(letters.length);
+  for (let i = 0; i < letters.length; i++) bytes[i] = letters.charCodeAt(i);
   return new Float32Array(bytes.buffer); // The platforms that run browsers are little-endian.
 }
 
@@ -53,8 +55,7 @@ class HeatMap {
     document.getElementById("lanes").hidden = false;
     this.readColours();
     this.canvases.forEach((canvas) => this.drawLane(canvas));
-    this.writeText();
-    this.colour(this.chosen());
+    this.writeText(this.chosen());
     this.show(this.position, false);
   }
 
@@ -152,8 +153,8 @@ class HeatMap {
     paint.setLineDash([]);
   }
 
-  writeText() {
-    const { n_tokens, token_ids, texts, n_prompt_tokens } = this.data;
+  writeText(lane) {
+    const { n_tokens, token_ids, texts } = this.data;
     const fragment = document.createDocumentFragment();
     let block = fragment.appendChild(document.createElement("div"));
     for (let i = 0; i < n_tokens; i++) {
@@ -162,21 +163,23 @@ class HeatMap {
       if (block.childElementCount >= BLOCK && (!texts.length || /^\s/.test(text))) {
         block = fragment.appendChild(document.createElement("div"));
       }
-      token.textContent = text.replaceAll("\n", "↵\n");
+      token.textContent = text.includes("\n") ? text.replaceAll("\n", "↵\n") : text;
+      token.className = this.classOf(lane, i);
       this.tokens.push(token);
       block.appendChild(token);
     }
-    this.nPrompt = n_prompt_tokens;
     this.text.classList.add(texts.length ? "words" : "ids");
     this.text.replaceChildren(fragment);
     this.text.hidden = false;
   }
 
+  classOf(lane, position) {
+    const isFirst = position > 0 && position === this.data.n_prompt_tokens;
+    return level(lane, lane.scores[position]) + (isFirst ? " first-answer" : "");
+  }
+
   colour(lane) {
-    this.tokens.forEach((token, i) => {
-      const first = i === this.nPrompt && i > 0 ? " first-answer" : "";
-      token.className = level(lane, lane.scores[i]) + first;
-    });
+    this.tokens.forEach((token, i) => { token.className = this.classOf(lane, i); });
     this.tokens[this.position]?.classList.add("here");
   }
 
