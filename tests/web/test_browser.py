@@ -181,7 +181,8 @@ def test_a_new_flag_shows_by_itself(daemon: RunningDaemon, browser: Browser) -> 
         engine.step(Rows("fresh", 0, [loud(0)] * 3), finished=("fresh",))
 
         expect(page.locator(".last-line")).to_contain_text("fresh", timeout=15000)
-        expect(page.locator(".banner .word")).to_contain_text("Watching")
+        # And so does the state: the engine has been silent since.
+        expect(page.locator(".banner .word")).to_contain_text("Blind", timeout=15000)
 
 
 def test_it_can_be_read_and_used_without_scripts(

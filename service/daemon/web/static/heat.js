@@ -1,6 +1,7 @@
-// Draws a request: a canvas a detector, and the tokens as text with one element each.
-// Some hundred tokens are one block that the browser lays out only when it is seen
-// (content-visibility), which is what makes many of them cheap.
+// Draws a request: a canvas a detector, and the tokens as text. The text is all there at
+// once, to be searched and selected, in blocks of some hundred tokens. A block is laid
+// out when it comes into sight (content-visibility), and only then do its tokens become
+// elements with colours: thousands of elements would take longer than everything else.
 "use strict";
 
 const BLOCK = 512; // Tokens, up to the next word: a block ends its line.
@@ -46,7 +47,8 @@ class HeatMap {
     this.cursor = document.getElementById("cursor");
     this.readout = document.getElementById("readout");
     this.text = document.getElementById("text");
-    this.tokens = [];
+    this.tokens = []; // An element for each token of the blocks that were in sight.
+    this.blocks = [];
     this.position = Number(this.cursor.getAttribute("aria-valuenow"));
     this.colours = {};
   }
@@ -55,8 +57,8 @@ class HeatMap {
     document.getElementById("lanes").hidden = false;
     this.readColours();
     this.canvases.forEach((canvas) => this.drawLane(canvas));
-    this.writeText(this.chosen());
-    this.show(this.position, false);
+    this.writeText();
+    this.show(this.position, true);
   }
 
   chosen() {
@@ -153,24 +155,60 @@ class HeatMap {
     paint.setLineDash([]);
   }
 
-  writeText(lane) {
-    const { n_tokens, token_ids, texts } = this.data;
-    const fragment = document.createDocumentFragment();
-    let block = fragment.appendChild(document.createElement("div"));
-    for (let i = 0; i < n_tokens; i++) {
-      const token = document.createElement("i");
-      const text = texts.length ? texts[i] : String(token_ids.length ? token_ids[i] : i);
-      if (block.childElementCount >= BLOCK && (!texts.length || /^\s/.test(text))) {
-        block = fragment.appendChild(document.createElement("div"));
-      }
-      token.textContent = text.includes("\n") ? text.replaceAll("\n", "↵\n") : text;
-      token.className = this.classOf(lane, i);
-      this.tokens.push(token);
-      block.appendChild(token);
+  writeText() {
+    const { n_tokens, texts } = this.data;
+    let first = 0;
+    while (first < n_tokens) {
+      let end = Math.min(first + BLOCK, n_tokens);
+      while (end < n_tokens && texts.length && !/^\s/.test(texts[end])) end++;
+      this.blocks.push(this.newBlock(first, end));
+      first = end;
     }
     this.text.classList.add(texts.length ? "words" : "ids");
-    this.text.replaceChildren(fragment);
+    this.text.replaceChildren(...this.blocks);
     this.text.hidden = false;
+    const seen = new IntersectionObserver(
+      (entries) => entries.forEach((entry) => entry.isIntersecting && this.colourBlock(entry.target)),
+      { root: this.text, rootMargin: "200px" });
+    this.blocks.forEach((block) => seen.observe(block));
+  }
+
+  newBlock(first, end) {
+    const block = document.createElement("div");
+    const words = [];
+    for (let i = first; i < end; i++) words.push(this.shown(i));
+    block.textContent = words.join(this.data.texts.length ? "" : " ");
+    Object.assign(block, { first, end, isColoured: false });
+    return block;
+  }
+
+  shown(position) {
+    const { token_ids, texts } = this.data;
+    if (!texts.length) return String(token_ids.length ? token_ids[position] : position);
+    const text = texts[position];
+    return text.includes("\n") ? text.replaceAll("\n", "↵\n") : text;
+  }
+
+  colourBlock(block) {
+    if (block.isColoured) return;
+    block.isColoured = true;
+    const lane = this.chosen();
+    const fragment = document.createDocumentFragment();
+    for (let i = block.first; i < block.end; i++) {
+      const token = document.createElement("i");
+      token.textContent = this.shown(i);
+      token.className = this.classOf(lane, i);
+      token.position = i;
+      this.tokens[i] = fragment.appendChild(token);
+    }
+    block.replaceChildren(fragment);
+  }
+
+  tokenAt(position) {
+    if (!this.tokens[position]) {
+      this.colourBlock(this.blocks.find((block) => position < block.end));
+    }
+    return this.tokens[position];
   }
 
   classOf(lane, position) {
@@ -187,7 +225,7 @@ class HeatMap {
     const last = this.data.n_tokens - 1;
     this.tokens[this.position]?.classList.remove("here");
     this.position = Math.min(Math.max(position, 0), last);
-    const token = this.tokens[this.position];
+    const token = this.tokenAt(this.position);
     token.classList.add("here");
     if (isScrolled) {
       // Only the box of the tokens moves, never the page.
@@ -235,8 +273,7 @@ class HeatMap {
       });
     }
     this.text.addEventListener("pointerover", (event) => {
-      const at = event.target.tagName === "I" ? this.tokens.indexOf(event.target) : -1;
-      if (at >= 0) this.show(at, false);
+      if (event.target.position !== undefined) this.show(event.target.position, false);
     });
     document.querySelectorAll("input[name=lane]").forEach((box) =>
       box.addEventListener("change", () => this.colour(this.chosen())));
@@ -258,7 +295,5 @@ if (held) {
   // Painted is what a person sees: two frames on, the pixels are out.
   requestAnimationFrame(() => requestAnimationFrame(() => {
     performance.measure("heat-map", "heat-begin");
-    map.text.scrollTop = 0;
-    map.show(map.position, true);
   }));
 }
