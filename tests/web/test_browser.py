@@ -1,16 +1,19 @@
 """The audit page in a real Chromium."""
 
 import re
+import time
 
 import pytest
 from playwright.sync_api import Browser, ConsoleMessage, Page, expect
 
 from service.daemon.audit.pages import PageReader
 from service.daemon.audit.rows import LabelRow
+from tests.bench.web_record import write_long
 from tests.monitor.builders import Rows, loud
 from tests.service.builders import RunningDaemon
 from tests.service.swapping import Engine
 from tests.web.browser import SCHEMES, WIDTHS, Scheme, axe_violations, opened, sign_in
+from tests.web.history import place_with_bundle
 from tests.web.pages import PAGES, page_url
 
 
@@ -167,6 +170,27 @@ def test_the_heat_map_says_each_token(daemon: RunningDaemon, browser: Browser) -
         expect(page.locator("#readout")).to_have_text(re.compile("^Token 1 · "))
         tokens.nth(5).hover()
         expect(page.locator("#readout")).to_have_text(re.compile("^Token 5 · "))
+
+
+def test_a_long_request_opens_at_the_flagged_token(browser: Browser) -> None:
+    """
+    All of its text is there, and what is in sight is where the flag is, in colour; so
+    is what the cursor goes to.
+    """
+    with place_with_bundle() as where:
+        write_long(where.folder / "audit", time.time(), 8192)
+        with RunningDaemon(where) as running, opened(browser) as page:
+            sign_in(page, page_url(running, ""))
+            page.goto(page_url(running, "flags/1"))
+            here = page.locator("#text i.here")
+            expect(here).to_be_in_viewport()
+            n_shown = page.locator("#text i").count()
+            assert 0 < n_shown < 8192
+            page.get_by_role("slider", name="Token").press("End")
+            expect(here).to_be_in_viewport()
+            assert n_shown < page.locator("#text i").count()
+            page.get_by_role("slider", name="Token").press("Home")
+            expect(here).to_be_in_viewport()
 
 
 def test_a_new_flag_shows_by_itself(daemon: RunningDaemon, browser: Browser) -> None:

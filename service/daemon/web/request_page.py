@@ -2,20 +2,21 @@
 # the record says, synced, who is about to see it; and who gives no name sees nothing.
 """One flagged request: its tokens, its scores, and what reviewers said of it."""
 
-from urllib.parse import quote
+from typing import Any
 
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
 from service.daemon.audit.records import Entries, LabelValue, View
+from service.daemon.audit.rows import FlagRow, RequestDetail
 from service.daemon.web.errors import not_found
 from service.daemon.web.flags import number_of
 from service.daemon.web.heat import HeatMap, heat_map
 from service.daemon.web.likeness import detector_views
 from service.daemon.web.naming import name_url
 from service.daemon.web.recording import record
-from service.daemon.web.review import Queue, queue_of
+from service.daemon.web.review import queue_of
 from service.daemon.web.site import Site
 
 N_ROWS = 128
@@ -33,50 +34,52 @@ def routes(site: Site) -> list[Route]:
         flags = site.reader.flags_by_id([flag_id])
         if not flags:
             return not_found(site, request, f"There is no flag {flag_id}.")
-        flag = flags[0]
-        detail = site.reader.request(flag.engine, flag.request_id)
+        detail = site.reader.request(flags[0].engine, flags[0].request_id)
         assert detail is not None, "a flag's request has at least that flag"
         heat = heat_map(detail, list(site.loaded().values()), site.texts)
         if heat.has_raw:
-            seen = View(
-                engine=flag.engine,
-                request_id=flag.request_id,
-                viewer=session.reviewer,
-                where="page",
-            )
-            record(site.ingest, Entries(views=[seen]))
-        first = _first_row(request, heat, flag.position)
-        queue = queue_of(request.query_params.get("queue", ""))
-        newer, older = site.reader.neighbours(flag_id)
-        one = site.set_of(flag.bundle_digest)
-        summary = detail.summary
+            _record_view(site, detail, session.reviewer)
         return site.render(
-            request,
-            "request",
-            flag=flag,
-            detail=detail,
-            summary=summary,
-            heat=heat,
-            rows=heat.rows(first, N_ROWS),
-            first=first,
-            n_rows=N_ROWS,
-            views=detector_views(summary, one) if summary else [],
-            set_name=one.name if one else flag.bundle_digest[:12],
-            queue=queue,
-            is_in_queue=queue is not Queue.NONE,
-            labels=[value.value for value in LabelValue],
-            newer=newer,
-            request_query=request.query_params,
-            older=older,
+            request, "request", **_values(site, request, flags[0], detail, heat)
         )
 
     return [Route("/flags/{flag_id:int}", show)]
 
 
-def flag_url(flag_id: int, queue: Queue) -> str:
-    """Return the address of a flag's page."""
-    suffix = f"?queue={quote(queue.value)}" if queue is not Queue.NONE else ""
-    return f"/flags/{flag_id}{suffix}"
+def _record_view(site: Site, detail: RequestDetail, viewer: str) -> None:
+    seen = View(
+        engine=detail.engine,
+        request_id=detail.request_id,
+        viewer=viewer,
+        where="page",
+    )
+    record(site.ingest, Entries(views=[seen]))
+
+
+def _values(
+    site: Site, request: Request, flag: FlagRow, detail: RequestDetail, heat: HeatMap
+) -> dict[str, Any]:
+    """Return what the template shows."""
+    first = _first_row(request, heat, flag.position)
+    newer, older = site.reader.neighbours(flag.flag_id)
+    one = site.set_of(flag.bundle_digest)
+    summary = detail.summary
+    return {
+        "flag": flag,
+        "detail": detail,
+        "summary": summary,
+        "heat": heat,
+        "rows": heat.rows(first, N_ROWS),
+        "first": first,
+        "n_rows": N_ROWS,
+        "is_table_open": "from" in request.query_params,
+        "views": detector_views(summary, one) if summary else [],
+        "set_name": one.name if one else flag.bundle_digest[:12],
+        "queue": queue_of(request.query_params.get("queue", "")),
+        "labels": [value.value for value in LabelValue],
+        "newer": newer,
+        "older": older,
+    }
 
 
 def _first_row(request: Request, heat: HeatMap, position: int) -> int:
