@@ -22,18 +22,20 @@ from service.config import Config, flat
 from service.daemon.audit.opening import FILE_NAME
 from service.daemon.audit.reader import AuditReader
 from service.daemon.audit.store import AuditStore, StoreSettings
+from service.daemon.audit_rpc import AuditRPC
 from service.daemon.canaries import Canaries, CanaryServer
 from service.daemon.capture_rpc import CaptureRPC
 from service.daemon.exporter import Exporter
 from service.daemon.ingest import Ingest
 from service.daemon.loaded_set import LoadedSet
 from service.daemon.metrics import Metrics
-from service.daemon.operator_rpc import AuditRPC, ControlRPC
+from service.daemon.operator_rpc import ControlRPC
 from service.daemon.restoring import Restored, restore
 from service.daemon.rings import Rings
 from service.daemon.server import Server
 from service.daemon.state import State
 from service.daemon.swaps import Swaps
+from service.daemon.upkeep import Upkeep
 from service.ring.handover import socket_path
 
 _WAKE_SECONDS = 0.5
@@ -60,6 +62,7 @@ class Daemon:
     ingest: Ingest
     server: Server
     canaries: Canaries
+    upkeep: Upkeep
     rings: Rings | None
 
     def __init__(self, config: Config) -> None:
@@ -161,7 +164,7 @@ class Daemon:
             address,
             capture,
             ControlRPC(self.ingest, self.canaries),
-            AuditRPC(AuditReader(self.config.audit_path)),
+            AuditRPC(AuditReader(self.config.audit_path), self.ingest),
         )
         # Behind the server's: who holds its socket holds the rings' too.
         self.rings = (
@@ -207,6 +210,15 @@ class Daemon:
 
     def start_ingest(self) -> None:
         self.ingest.start()
+
+    def start_upkeep(self) -> None:
+        self.upkeep = Upkeep(
+            self.ingest, self.store, self.config.audit_path, self.config.audit
+        )
+        self.upkeep.start()
+
+    def stop_upkeep(self) -> None:
+        self.upkeep.stop()
 
     def start_exporter(self) -> None:
         self.exporter.start()
@@ -256,9 +268,11 @@ STARTUP: tuple[Callable[[Daemon], None], ...] = (
     Daemon.start_exporter,
     Daemon.start_server,
     Daemon.start_canaries,
+    Daemon.start_upkeep,
 )
 
 TEARDOWN: tuple[Callable[[Daemon], None], ...] = (
+    Daemon.stop_upkeep,
     Daemon.stop_canaries,
     Daemon.drain_ingest,
     Daemon.stop_server,
