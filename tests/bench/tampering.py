@@ -103,7 +103,7 @@ def _edit_with_hash(folder: Path, _: Path, rng: random.Random) -> None:
 def _edit_hash(folder: Path, _: Path, rng: random.Random) -> None:
     """A leaf's hash."""
     with _opened(folder) as connection:
-        _, _, leaf = _pick(connection, rng)
+        _table, _row, leaf = _pick(connection, rng)
         connection.execute(
             "UPDATE log SET hash = ? WHERE leaf = ?", (rng.randbytes(32), leaf)
         )
@@ -119,7 +119,7 @@ def _delete(folder: Path, _: Path, rng: random.Random) -> None:
 def _delete_leaf(folder: Path, _: Path, rng: random.Random) -> None:
     """A leaf, its row stays."""
     with _opened(folder) as connection:
-        _, _, leaf = _pick(connection, rng)
+        _table, _row, leaf = _pick(connection, rng)
         connection.execute("DELETE FROM log WHERE leaf = ?", (leaf,))
 
 
@@ -127,7 +127,7 @@ def _add(folder: Path, _: Path, rng: random.Random) -> None:
     """A row that was never recorded."""
     with _opened(folder) as connection:
         connection.execute(
-            "INSERT INTO events SELECT max(event_id) + ?, 'stop', '', '', 1 FROM events",
+            "INSERT INTO events SELECT max(event_id) + ?, 'x', '', '', 1 FROM events",
             (rng.randint(1, 9),),
         )
 
@@ -248,7 +248,7 @@ def _sign_anew(folder: Path, _: Path, rng: random.Random) -> None:
 def _forge_retention(folder: Path, _: Path, rng: random.Random) -> None:
     """Old rows, with an event that says that retention took them."""
     with _opened(folder) as connection:
-        _, _, leaf = _pick(connection, rng)
+        _table, _row, leaf = _pick(connection, rng)
         rows = connection.execute(
             "SELECT kind, row FROM log WHERE leaf <= ?", (leaf,)
         ).fetchall()
