@@ -3,8 +3,12 @@
 import subprocess
 import sys
 from pathlib import Path
+from random import Random
 
-from tests.bench import audit_power, audit_tamper, audit_writes
+import pytest
+
+from service.daemon.audit.kept import KEEP
+from tests.bench import audit_power, audit_secrets, audit_tamper, audit_writes
 from tests.bench.tampering import CLASSES
 from tests.service.builders import ROOT, json_of
 
@@ -68,3 +72,27 @@ class TestPower:
         found = audit_power.measure(20, 1, n_batches=20, is_synced=False)
 
         assert found["n_bad"] != 0
+
+
+@pytest.mark.parametrize("keep", KEEP)
+def test_secrets_are_not_found(keep: str) -> None:
+    """
+    With any setting the folder, the log and the metrics show no secret, those who may
+    can read it where it is kept, and after an erase nobody can.
+    """
+    found = audit_secrets.measure(keep, 20, seed=1)
+
+    n_kept = 20 if keep in ("token_ids", "text") else 0
+    assert (0, 0) == (found["n_found"], found["n_found_erased"])
+    assert (n_kept, 0) == (found["n_readable"], found["n_readable_erased"])
+    assert found["n_flagged"] >= 20
+
+
+def test_a_secret_in_the_clear_is_found() -> None:
+    """
+    The search finds a secret in each of its forms.
+    """
+    secrets, _ = audit_secrets.make_secrets(2, Random(1))
+
+    for form in secrets[0].forms:
+        assert 1 == audit_secrets.found_in([b"before", form + b"after"], secrets)
