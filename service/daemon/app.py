@@ -22,18 +22,20 @@ from service.config import Config, flat
 from service.daemon.audit.opening import FILE_NAME
 from service.daemon.audit.reader import AuditReader
 from service.daemon.audit.store import AuditStore, StoreSettings
+from service.daemon.audit_rpc import AuditRPC
 from service.daemon.canaries import Canaries, CanaryServer
 from service.daemon.capture_rpc import CaptureRPC
 from service.daemon.exporter import Exporter
 from service.daemon.ingest import Ingest
 from service.daemon.loaded_set import LoadedSet
 from service.daemon.metrics import Metrics
-from service.daemon.operator_rpc import AuditRPC, ControlRPC
+from service.daemon.operator_rpc import ControlRPC
 from service.daemon.restoring import Restored, restore
 from service.daemon.rings import Rings
 from service.daemon.server import Server
 from service.daemon.state import State
 from service.daemon.swaps import Swaps
+from service.daemon.upkeep import Upkeep
 from service.daemon.web_page import WebPage, open_web
 from service.ring.handover import socket_path
 
@@ -61,6 +63,7 @@ class Daemon:
     ingest: Ingest
     server: Server
     canaries: Canaries
+    upkeep: Upkeep
     rings: Rings | None
     web: WebPage | None
 
@@ -164,7 +167,7 @@ class Daemon:
             address,
             capture,
             ControlRPC(self.ingest, self.canaries),
-            AuditRPC(AuditReader(self.config.audit_path)),
+            AuditRPC(AuditReader(self.config.audit_path), self.ingest),
         )
         # Behind the server's: who holds its socket holds the rings' too.
         self.rings = (
@@ -210,6 +213,15 @@ class Daemon:
 
     def start_ingest(self) -> None:
         self.ingest.start()
+
+    def start_upkeep(self) -> None:
+        self.upkeep = Upkeep(
+            self.ingest, self.store, self.config.audit_path, self.config.audit
+        )
+        self.upkeep.start()
+
+    def stop_upkeep(self) -> None:
+        self.upkeep.stop()
 
     def start_exporter(self) -> None:
         self.exporter.start()
@@ -273,9 +285,11 @@ STARTUP: tuple[Callable[[Daemon], None], ...] = (
     Daemon.start_web,
     Daemon.start_server,
     Daemon.start_canaries,
+    Daemon.start_upkeep,
 )
 
 TEARDOWN: tuple[Callable[[Daemon], None], ...] = (
+    Daemon.stop_upkeep,
     Daemon.stop_canaries,
     Daemon.stop_web,
     Daemon.drain_ingest,

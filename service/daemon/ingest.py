@@ -37,6 +37,7 @@ from service.daemon.items import (
     Item,
     RecordItem,
     Stop,
+    StoreItem,
     StreamEnd,
     StreamStart,
 )
@@ -342,6 +343,9 @@ class Ingest:
         drain.entries.add(item.entries)
         drain.replies.append((item.reply, ""))
 
+    def _on_store(self, item: StoreItem, drain: Drain) -> None:
+        item.reply.put(item.act(self._store, self._wall_clock()))
+
     def _on_stop(self, item: Stop, drain: Drain) -> None:
         drain.finish(abandoned := self._monitor.end_all())
         detail = f"{len(abandoned)} live requests abandoned"
@@ -360,5 +364,6 @@ class Ingest:
         CanaryStart: _on_canary_start,
         CanaryEnd: _on_canary_end,
         RecordItem: _on_record,
+        StoreItem: _on_store,
         Stop: _on_stop,
     }

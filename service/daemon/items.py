@@ -1,5 +1,6 @@
 """What waits in the ingest queue: records that the RPC threads have made."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
 from queue import SimpleQueue
@@ -8,6 +9,7 @@ from typing import Protocol
 from monitor.canaries import CanaryLook, CanaryResult
 from monitor.records import Gap, StepBatch
 from service.daemon.audit.records import Entries
+from service.daemon.audit.store import AuditStore
 from service.daemon.loaded_set import LoadedSet
 from service.rpc.innerwatch.v1 import innerwatch_pb2 as pb
 
@@ -170,6 +172,18 @@ class RecordItem:
     reply: SimpleQueue[str]
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoreItem:
+    """
+    What only the thread that writes the record may do.
+
+    *act* gets the store and the time; *reply* gets what it returns.
+    """
+
+    act: Callable[[AuditStore, float], int]
+    reply: SimpleQueue[int]
+
+
 @dataclass(frozen=True, slots=True)
 class Stop:
     """What comes after this is not taken: its sender will send it again."""
@@ -188,5 +202,6 @@ Item = (
     | CanaryStart
     | CanaryEnd
     | RecordItem
+    | StoreItem
     | Stop
 )

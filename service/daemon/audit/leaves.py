@@ -100,15 +100,15 @@ def canonical(table: Table, row: Sequence[Value]) -> bytes:
     """
     out: list[bytes] = [table.name.encode(), b";"]
     for value in row:
-        if value is None:
-            out.append(b"n")
-        elif isinstance(value, str):
+        if isinstance(value, str):
             raw = value.encode()
             out += (b"t%d:" % len(raw), raw)
         elif isinstance(value, float):
             out += (b"f", _REAL.pack(value))
         elif isinstance(value, int):
             out.append(b"i%d;" % value)
+        elif value is None:
+            out.append(b"n")
         else:
             out += (b"b%d:" % len(value), value)
     return b"".join(out)

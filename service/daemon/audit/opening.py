@@ -18,12 +18,17 @@ class AuditError(ValueError):
     """The record cannot be opened: the operator's to mend. One line."""
 
 
+class InUseError(AuditError):
+    """Another process writes the record."""
+
+
 def take_lock(directory: Path) -> int:
     """
     Make *directory*, readable by its owner only, and take its lock.
 
     Raises:
-        AuditError: It cannot be written, or is in use.
+        AuditError: It cannot be written.
+        InUseError: Another process has it.
     """
     try:
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -37,7 +42,7 @@ def take_lock(directory: Path) -> int:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as error:
         os.close(lock)
-        raise AuditError(
+        raise InUseError(
             f"audit directory {directory}: in use by another innerwatch"
         ) from error
     return lock

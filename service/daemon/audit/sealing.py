@@ -83,8 +83,8 @@ class KeyFile:
         """Make every key that was made durable."""
         if self._new:
             data = b"".join(self._new)
-            _write_all(self._handle, data, self._n_slots * KEY_BYTES)
-            os.fdatasync(self._handle)
+            self._write(data, self._n_slots * KEY_BYTES)
+            self._sync()
             self._n_slots += len(self._new)
             self._new.clear()
 
@@ -111,12 +111,20 @@ class KeyFile:
         """Overwrite keys where they are; durable when this returns."""
         for slot in slots:
             if 0 <= slot < self._n_slots:
-                _write_all(self._handle, _ERASED, slot * KEY_BYTES)
-        os.fdatasync(self._handle)
+                self._write(_ERASED, slot * KEY_BYTES)
+        self._sync()
 
     def close(self) -> None:
         """Release the file."""
         os.close(self._handle)
+
+    def _write(self, data: bytes, offset: int) -> None:
+        while data:
+            n = os.pwrite(self._handle, data, offset)
+            data, offset = data[n:], offset + n
+
+    def _sync(self) -> None:
+        os.fdatasync(self._handle)
 
 
 def pack(parts: Mapping[str, bytes]) -> bytes:
@@ -144,9 +152,3 @@ def unpack(data: bytes) -> dict[str, bytes]:
         start = middle + n_data
         parts[name] = data[middle:start]
     return parts
-
-
-def _write_all(handle: int, data: bytes, offset: int) -> None:
-    while data:
-        n = os.pwrite(handle, data, offset)
-        data, offset = data[n:], offset + n

@@ -4,8 +4,8 @@
 
 import os
 import sqlite3
-from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,6 +20,7 @@ from service.daemon.audit.erasing import (
     detail_of,
     finish,
     matching_requests,
+    retained_from,
     take_old,
 )
 from service.daemon.audit.indexes import PAGE_INDEXES
@@ -102,6 +103,7 @@ class AuditStore:
         bundle_digest: str,
     ) -> None:
         self._connection = connection
+        self._signer = signer
         self._keys = keys
         self._bundle_digest = bundle_digest
         self._log = AuditLog(connection, signer)
@@ -113,6 +115,7 @@ class AuditStore:
             model=model,
             bundle_digest=bundle_digest,
         )
+        self._facts = self._log.facts
         self._done = ExitStack()
         finish(connection, keys)
 
@@ -165,9 +168,14 @@ class AuditStore:
         return store
 
     @property
+    def public_key(self) -> str:
+        """Of the key that signs, as C2SP's vkey."""
+        return self._signer.verifier.text
+
+    @property
     def log_facts(self) -> LogFacts:
-        """The last checkpoint, in numbers."""
-        return self._log.facts
+        """The last checkpoint that is durable, in numbers; any thread may ask."""
+        return self._facts
 
     def begin(
         self,
@@ -203,7 +211,7 @@ class AuditStore:
 
     def write(self, entries: Entries, now: float) -> None:
         """Add *entries* in one transaction; durable when this returns."""
-        with transaction(self._connection):
+        with self._logged():
             self._rows.add(entries, now)
             # The last checkpoint of a run is kept: whoever saw it can name it.
             is_last = any(event.kind == "stop" for event in entries.events)
@@ -230,31 +238,38 @@ class AuditStore:
             destroy_erased(self._connection, self._keys, erasure)
         return len(names)
 
-    def retain(self, before: float, now: float) -> bool:
+    def retain(self, before: float, now: float) -> int:
         """
         Take away some of what was recorded before *before*.
 
         Returns:
-            Whether there may be more of it: then call again.
+            How many records; unless it is 0 there may be more: then call again.
         """
-        with transaction(self._connection):
+        start = retained_from(self._connection)
+        with self._logged():
             taken = take_old(self._connection, self._keys, before, _RETENTION_ROWS)
             if taken is None:
-                return False
+                return 0
             self._log.add(EVENTS, (RETENTION, "", detail_of(taken), float(now)))
             self._finish(now, is_last=True)
         self._keys.destroy(range(taken.slots_from, taken.slots_below))
         self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
-        return True
+        return taken.leaves_below - start
 
     def close(self) -> None:
         """Release the files and the lock. Writes nothing."""
         self._done.close()
 
     def _tell(self, kind: str, detail: str, now: float) -> None:
-        with transaction(self._connection):
+        with self._logged():
             self._log.add(EVENTS, (kind, "", detail, float(now)))
             self._finish(now)
+
+    @contextmanager
+    def _logged(self) -> Iterator[None]:
+        with transaction(self._connection):
+            yield
+        self._facts = self._log.facts
 
     def _finish(self, now: float, *, is_last: bool = False) -> None:
         self._keys.sync()
