@@ -31,7 +31,7 @@ def _environment() -> Environment:
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
-        # A running daemon shows what it was started with, whatever is installed over it.
+        # A daemon shows what it was started with, whatever is installed over it.
         auto_reload=False,
     )
     environment.filters |= {
