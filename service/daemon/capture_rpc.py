@@ -30,7 +30,6 @@ from service.wire import (
     WireError,
     batch_from_proto,
     gap_from_proto,
-    n_rows_of,
 )
 
 _MAX_REASON = 512  # Characters of a refusal that are believed.
@@ -206,7 +205,7 @@ def item_of(request: pb.StreamRequest, session: Session, answers: Answers) -> It
             check_tapped(batch, session)
             return BatchItem(
                 batch=batch,
-                n_missing=max(0, message.n_rows_expected - n_rows_of(message)),
+                n_missing=max(0, message.n_rows_expected - len(batch.token_ids)),
                 captured_at=(
                     message.captured_at if isfinite(message.captured_at) else 0.0
                 ),

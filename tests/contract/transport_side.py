@@ -181,9 +181,9 @@ def step(number: int, width: int = WIDTH) -> Step:
             token_ids=torch.arange(N_ROWS),
         ),
         facts=(RequestFacts(n_prompt_tokens=1),),
-        values=torch.zeros(2, N_ROWS, width),
-        squared_norms=torch.ones(2, N_ROWS),
-        token_ids=torch.arange(N_ROWS, dtype=torch.int32),
+        values=np.zeros((2, N_ROWS, width), dtype=np.float32),
+        squared_norms=np.ones((2, N_ROWS), dtype=np.float32),
+        token_ids=np.arange(N_ROWS, dtype=np.int32),
     )
 
 

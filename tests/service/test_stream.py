@@ -142,15 +142,15 @@ class TestStream:
         before = daemon.metric(sample)
         short = batch_to_proto(batch(Rows("bad", 0, quiet(3)), step=1))
         short.hook_points[0].values = b"123"
-        far = batch_to_proto(batch(Rows("bad", 2**31, quiet(2)), step=2))
+        far = batch_to_proto(batch(Rows("bad", 2**30, quiet(2)), step=2))
         elsewhere = batch_to_proto(batch(Rows("bad", 3, quiet(1)), step=3))
         elsewhere.hook_points[0].hook_point = "blocks.9.hook_resid_post"
         never = batch_to_proto(batch(Rows("bad", 4, quiet(4)), step=2**60))
 
         refusals = [client.ask(m).refusal for m in (short, far, elsewhere, never)]
 
-        assert ["values", "2147483650", "blocks.9", "step"] == [
-            next(w for w in ("values", "2147483650", "blocks.9", "step") if w in r)
+        assert ["values", "1073741826", "blocks.9", "step"] == [
+            next(w for w in ("values", "1073741826", "blocks.9", "step") if w in r)
             for r in refusals
         ]
         good = batch(Rows("good", 0, quiet(1)), engine=client.engine, step=4)
