@@ -27,6 +27,7 @@ import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -211,7 +212,7 @@ def measure(
         engine.sender.start()
         eventually(lambda: engine.sender.is_connected, "connected")
         if cores is not None:
-            for thread in map(int, os.listdir("/proc/self/task")):
+            for thread in [int(p.name) for p in Path("/proc/self/task").iterdir()]:
                 if thread != threading.get_native_id():
                     os.sched_setaffinity(thread, {cores[1]})
         engine.times(50, interval_seconds)
