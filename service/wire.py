@@ -138,7 +138,7 @@ def batch_from_proto(
     Args:
         message: As received.
         engine: The sender's engine.
-        rank: The sender's tensor-parallel rank.
+        rank: The sender's pipeline stage.
         holds_activations: What the engine's Hello said of its mode. None: rows
             without a bank digest are activations.
 

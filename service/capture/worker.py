@@ -203,7 +203,8 @@ class CaptureWorker:
         step.n_steps = max(1, -(-n_rows // self._max_rows))
         self._step += step.n_steps
         step.step = self._step
-        self._outbox.lose(step, reason)
+        with self._never_raising("a loss could not be counted"):
+            self._outbox.lose(step, reason)
 
     def after_sampling(self, output: Any) -> None:
         """Note which drafts were kept, in case a request ends with this step."""
@@ -227,8 +228,8 @@ class CaptureWorker:
 
     def _describe(self, step: Step, scheduled: Any) -> None:
         """Note what the scheduler says of requests that came and went."""
-        self._requests.update(scheduled, self._worker.model_runner, self._block_size)
         step.finished = tuple(scheduled.finished_req_ids)
+        self._requests.update(scheduled, self._worker.model_runner, self._block_size)
         step.n_positions = self._drafts.ends(step.finished)
         step.preempted = tuple(scheduled.preempted_req_ids or ())
 

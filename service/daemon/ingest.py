@@ -245,7 +245,9 @@ class Ingest:
 
     def _expire(self, now: float, drain: Drain) -> None:
         """Finish what nobody will finish: lost engines' requests, and idle ones."""
-        for gone in self._engines.take_gone(now - self._config.reconnect_grace_seconds):
+        grace = self._config.reconnect_grace_seconds
+        self._steps.give_up(now - grace, drain)
+        for gone in self._engines.take_gone(now - grace):
             self._steps.end_engine(gone.name, drain)
             drain.finish(self._monitor.end_engine(gone.name))
             if not gone.said_goodbye:
@@ -312,7 +314,7 @@ class Ingest:
         drain.entries.events.append(event)
 
     def _on_stream_start(self, item: StreamStart, drain: Drain) -> None:
-        self._steps.joining.open(item.engine, item.ranks)
+        self._steps.open(item.engine, item.ranks, drain)
         self._engines.connect(item.engine, item.rank, self._clock())
         drain.entries.events += self._swaps.open_stream(item)
 

@@ -2,33 +2,9 @@
 
 from collections.abc import Iterable
 
-from monitor.records import Gap, LossReason, LostRange, StepBatch
+from monitor.records import Gap, LossReason, LostRange
 from service.rpc.innerwatch.v1 import innerwatch_pb2 as pb
 from service.wire import MAX_COUNT, MAX_NAME, WireError, layout_of
-
-
-def gap_of_batch(batch: StepBatch, n_missing: int) -> Gap:
-    """Count every row of a batch that the monitor refused, and those it lacked."""
-    ends = batch.row_offsets[1:].tolist()
-    n_rows_each = [e - s for s, e in zip([0, *ends], ends, strict=False)]
-    is_sane = all(n >= 0 for n in n_rows_each)
-    lost = [
-        LostRange(request_id=r, first_position=first, n_tokens=n)
-        for r, first, n in zip(
-            batch.request_ids,
-            batch.first_positions.tolist(),
-            n_rows_each,
-            strict=False,
-        )
-    ]
-    return _gap(
-        batch.engine,
-        batch.rank,
-        batch.step,
-        n_tokens=sum(n for n in n_rows_each if n > 0) + n_missing,
-        lost=tuple(lost) if is_sane else (),
-        finished=tuple(dict.fromkeys(batch.finished)),
-    )
 
 
 def gap_of_batch_message(message: pb.StepBatch, *, engine: str, rank: int) -> Gap:

@@ -159,6 +159,28 @@ class TestStream:
             lambda: daemon.metric(sample) == before + 3 + 2 + 1 + 4, "counted as lost"
         )
 
+    def test_a_step_far_from_the_others_is_refused(
+        self, daemon: RunningDaemon, client: Client
+    ) -> None:
+        """
+        Whatever is in it: believed, it would make every real step after it look
+        repeated. Its tokens count.
+        """
+        client.hello()
+        sample = 'innerwatch_tokens_lost_total{reason="refused"}'
+        before = daemon.metric(sample)
+        steps = [
+            batch(Rows("leaps", i, quiet(1)), engine=client.engine, step=step)
+            for i, step in enumerate((1 << 40, 1 << 50, 7, (1 << 40) + 1))
+        ]
+
+        first, ahead, behind, following = (client.ask(one).refusal for one in steps)
+
+        assert ("", "") == (first, following)
+        assert f"expected about {1 << 40}, got {1 << 50}" in ahead
+        assert f"expected about {1 << 40}, got 7" in behind
+        assert before + 2 == daemon.metric(sample)
+
     def test_bytes_that_are_no_message_end_only_their_stream(
         self, daemon: RunningDaemon, client: Client
     ) -> None:
