@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 _PACKAGES = {
+    "amtool": "prometheus-alertmanager",
     "promtool": "prometheus",
     "prometheus": "prometheus",
     "prometheus-alertmanager": "prometheus-alertmanager",
