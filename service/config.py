@@ -151,6 +151,23 @@ class WebhookConfig:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class OTLPConfig:
+    """[otlp]: an OpenTelemetry collector that gets every flag as an event."""
+
+    url: str = ""
+    """Of OTLP over HTTP, ``http://127.0.0.1:4318/v1/logs``; empty sends none."""
+
+    timeout_seconds: float = field(default=5.0, metadata={"above": 0})
+    """How long the collector may take for one."""
+
+    queue_flags: int = field(default=100000, metadata={"least": 1})
+    """As [webhook]'s."""
+
+    give_up_seconds: float = field(default=3600.0, metadata={"above": 0})
+    """As [webhook]'s."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Config:
     """The whole file, a section a field."""
 
@@ -161,6 +178,7 @@ class Config:
     ingest: IngestConfig = field(default_factory=IngestConfig)
     canary: CanaryConfig = field(default_factory=CanaryConfig)
     webhook: WebhookConfig = field(default_factory=WebhookConfig)
+    otlp: OTLPConfig = field(default_factory=OTLPConfig)
     folder: Path = Path()
     """Where the file lies; not a key. Relative paths start here."""
 
@@ -219,6 +237,7 @@ SECTIONS: dict[str, type] = {
     "ingest": IngestConfig,
     "canary": CanaryConfig,
     "webhook": WebhookConfig,
+    "otlp": OTLPConfig,
 }
 """Every section of the file and the record it becomes."""
 
@@ -245,7 +264,8 @@ def load_config(path: Path) -> Config:
     }
     config = Config(folder=path.resolve().parent, **sections)
     _check_listen(config.daemon, f"{path}: daemon.listen")
-    _check_webhook(config.webhook.url, f"{path}: webhook.url")
+    _check_url(config.webhook.url, f"{path}: webhook.url")
+    _check_url(config.otlp.url, f"{path}: otlp.url")
     return config
 
 
@@ -307,7 +327,7 @@ def _check_listen(daemon: DaemonConfig, where: str) -> None:
         )
 
 
-def _check_webhook(url: str, where: str) -> None:
+def _check_url(url: str, where: str) -> None:
     try:
         parts = urlsplit(url)
         is_fine = parts.scheme in ("http", "https") and bool(parts.hostname)

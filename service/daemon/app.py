@@ -139,7 +139,7 @@ class Daemon:
         )
 
     def make_sinks(self) -> None:
-        self.sinks = sinks_of(self.config, self.registry)
+        self.sinks = sinks_of(self.config, self.registry, version=version())
 
     def start_sinks(self) -> None:
         self.sinks.start()

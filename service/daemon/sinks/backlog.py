@@ -40,6 +40,9 @@ class Backlog:
 
     def count(self) -> int:
         """Return how many flags are behind the cursor."""
+        if self._newest() < self.cursor:
+            # Every flag of before was removed, and numbers may begin again.
+            self.advance(0)
         return self._number("SELECT count(*) FROM flags WHERE flag_id > ?", self.cursor)
 
     def skip(self, n_kept: int) -> int:
@@ -72,7 +75,7 @@ class Backlog:
     def cursor(self) -> int:
         """The number of the last flag that is done with."""
         if self._cursor is None:
-            newest = self._number("SELECT coalesce(max(flag_id), 0) FROM flags")
+            newest = self._newest()
             saved = self._read_cursor()
             if saved is None:
                 # What was flagged before there was a sink is nobody's news.
@@ -92,6 +95,9 @@ class Backlog:
         except (ValueError, KeyError, TypeError):
             return 0  # Half a file: everything again, with the same ids.
         return found if isinstance(found, int) and found >= 0 else 0
+
+    def _newest(self) -> int:
+        return self._number("SELECT coalesce(max(flag_id), 0) FROM flags")
 
     def _number(self, statement: str, *values: int) -> int:
         ((number,),) = self._query(statement, *values)
