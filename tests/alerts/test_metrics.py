@@ -212,6 +212,7 @@ class TestHowMuch:
         assert n_flags == float(counted[1])
         assert most <= MOST_SERIES
         assert 'metric="innerwatch_flags_total"' in page
+        assert 0 == promtool("check", "metrics", given=page).returncode
 
     def test_at_most_1000_series_of_a_daemon(
         self, own_daemon: RunningDaemon, tmp_path: Path
