@@ -13,6 +13,7 @@ COMMANDS = (
     "flags",
     "detectors",
     "canary",
+    "drill",
     "collect",
     "sae",
     "fit",

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from dataclasses import MISSING, dataclass, field, fields
 from pathlib import Path
 from typing import Any, TypeVar
+from urllib.parse import urlsplit
 
 from service.address import parse_address
 
@@ -130,6 +131,43 @@ class CanaryConfig:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class WebhookConfig:
+    """[webhook]: who is told of every flag that is in the record."""
+
+    url: str = ""
+    """``http://`` or ``https://``; empty tells nobody."""
+
+    secret_file: str = ""
+    """File with the key that notices are signed with. Relative to the file."""
+
+    timeout_seconds: float = field(default=5.0, metadata={"above": 0})
+    """How long the receiver may take for one."""
+
+    queue_flags: int = field(default=100000, metadata={"least": 1})
+    """Flags of the record that wait for it; beyond them the oldest are left out."""
+
+    give_up_seconds: float = field(default=3600.0, metadata={"above": 0})
+    """How long one flag is tried, before it is left out and the next one is."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OTLPConfig:
+    """[otlp]: an OpenTelemetry collector that gets every flag as an event."""
+
+    url: str = ""
+    """Of OTLP over HTTP, ``http://127.0.0.1:4318/v1/logs``; empty sends none."""
+
+    timeout_seconds: float = field(default=5.0, metadata={"above": 0})
+    """How long the collector may take for one."""
+
+    queue_flags: int = field(default=100000, metadata={"least": 1})
+    """As [webhook]'s."""
+
+    give_up_seconds: float = field(default=3600.0, metadata={"above": 0})
+    """As [webhook]'s."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Config:
     """The whole file, a section a field."""
 
@@ -139,6 +177,8 @@ class Config:
     audit: AuditConfig = field(default_factory=AuditConfig)
     ingest: IngestConfig = field(default_factory=IngestConfig)
     canary: CanaryConfig = field(default_factory=CanaryConfig)
+    webhook: WebhookConfig = field(default_factory=WebhookConfig)
+    otlp: OTLPConfig = field(default_factory=OTLPConfig)
     folder: Path = Path()
     """Where the file lies; not a key. Relative paths start here."""
 
@@ -161,11 +201,27 @@ class Config:
         """
         if not self.canary.api_key_file:
             return ""
-        path = self.folder / self.canary.api_key_file
+        return self._secret("canary.api_key_file", self.canary.api_key_file)
+
+    def webhook_secret(self) -> str:
+        """
+        Read the key of the webhook.
+
+        Raises:
+            ConfigError: The file cannot be read, or none is named.
+        """
+        if not self.webhook.secret_file:
+            raise ConfigError(
+                "webhook.secret_file: expected a file with the key, got none"
+            )
+        return self._secret("webhook.secret_file", self.webhook.secret_file)
+
+    def _secret(self, where: str, name: str) -> str:
+        path = self.folder / name
         try:
             return path.read_text().strip()
         except (OSError, UnicodeDecodeError) as error:
-            raise ConfigError(f"canary.api_key_file: {path}: {error}") from error
+            raise ConfigError(f"{where}: {path}: {error}") from error
 
     @property
     def audit_path(self) -> Path:
@@ -180,6 +236,8 @@ SECTIONS: dict[str, type] = {
     "audit": AuditConfig,
     "ingest": IngestConfig,
     "canary": CanaryConfig,
+    "webhook": WebhookConfig,
+    "otlp": OTLPConfig,
 }
 """Every section of the file and the record it becomes."""
 
@@ -206,6 +264,8 @@ def load_config(path: Path) -> Config:
     }
     config = Config(folder=path.resolve().parent, **sections)
     _check_listen(config.daemon, f"{path}: daemon.listen")
+    _check_url(config.webhook.url, f"{path}: webhook.url")
+    _check_url(config.otlp.url, f"{path}: otlp.url")
     return config
 
 
@@ -265,3 +325,14 @@ def _check_listen(daemon: DaemonConfig, where: str) -> None:
             f"{where}: expected a unix socket or a loopback address unless "
             f"daemon.allow_insecure_tcp is true, got {daemon.listen!r}"
         )
+
+
+def _check_url(url: str, where: str) -> None:
+    try:
+        parts = urlsplit(url)
+        is_fine = parts.scheme in ("http", "https") and bool(parts.hostname)
+        is_fine = is_fine and parts.port != 0
+    except ValueError:
+        is_fine = False
+    if url and not is_fine:
+        raise ConfigError(f"{where}: expected http://host or https://host, got {url!r}")

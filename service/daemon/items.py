@@ -7,6 +7,7 @@ from typing import Protocol
 
 from monitor.canaries import CanaryLook, CanaryResult
 from monitor.records import Gap, StepBatch
+from service.daemon.drills import Drill
 from service.daemon.loaded_set import LoadedSet
 from service.rpc.innerwatch.v1 import innerwatch_pb2 as pb
 
@@ -68,6 +69,7 @@ class HelloItem:
     engine: str
     detail: str
     refusal: str = ""
+    model_name: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -157,6 +159,14 @@ class CanaryEnd:
     reply: SimpleQueue[CanaryResult | None]
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DrillItem:
+    """A test flag; *reply* gets when it was durable, in seconds since the epoch."""
+
+    drill: Drill
+    reply: SimpleQueue[float]
+
+
 @dataclass(frozen=True, slots=True)
 class Stop:
     """What comes after this is not taken: its sender will send it again."""
@@ -174,5 +184,6 @@ Item = (
     | ChangeItem
     | CanaryStart
     | CanaryEnd
+    | DrillItem
     | Stop
 )

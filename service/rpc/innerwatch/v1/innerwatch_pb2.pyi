@@ -364,6 +364,46 @@ class StatusResponse(_message.Message):
     detectors: DetectorSets
     def __init__(self, state: _Optional[str] = ..., reason: _Optional[str] = ..., bundle_name: _Optional[str] = ..., bundle_digest: _Optional[str] = ..., n_tokens_expected: _Optional[int] = ..., n_tokens_scored: _Optional[int] = ..., n_tokens_lost: _Optional[_Mapping[str, int]] = ..., n_requests: _Optional[_Mapping[str, int]] = ..., n_flags: _Optional[_Mapping[str, int]] = ..., n_live_requests: _Optional[int] = ..., last_batch_at: _Optional[float] = ..., n_abstentions: _Optional[_Mapping[str, int]] = ..., n_discoveries: _Optional[int] = ..., drift_log10_capital: _Optional[_Mapping[str, float]] = ..., n_tokens_shadowed: _Optional[int] = ..., detectors: _Optional[_Union[DetectorSets, _Mapping]] = ...) -> None: ...
 
+class StartDrillRequest(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class StartDrillResponse(_message.Message):
+    __slots__ = ("drill_id", "planted_at", "durable_at", "metrics_url", "sinks")
+    DRILL_ID_FIELD_NUMBER: _ClassVar[int]
+    PLANTED_AT_FIELD_NUMBER: _ClassVar[int]
+    DURABLE_AT_FIELD_NUMBER: _ClassVar[int]
+    METRICS_URL_FIELD_NUMBER: _ClassVar[int]
+    SINKS_FIELD_NUMBER: _ClassVar[int]
+    drill_id: str
+    planted_at: float
+    durable_at: float
+    metrics_url: str
+    sinks: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, drill_id: _Optional[str] = ..., planted_at: _Optional[float] = ..., durable_at: _Optional[float] = ..., metrics_url: _Optional[str] = ..., sinks: _Optional[_Iterable[str]] = ...) -> None: ...
+
+class GetDrillRequest(_message.Message):
+    __slots__ = ("drill_id",)
+    DRILL_ID_FIELD_NUMBER: _ClassVar[int]
+    drill_id: str
+    def __init__(self, drill_id: _Optional[str] = ...) -> None: ...
+
+class GetDrillResponse(_message.Message):
+    __slots__ = ("deliveries",)
+    DELIVERIES_FIELD_NUMBER: _ClassVar[int]
+    deliveries: _containers.RepeatedCompositeFieldContainer[DrillDelivery]
+    def __init__(self, deliveries: _Optional[_Iterable[_Union[DrillDelivery, _Mapping]]] = ...) -> None: ...
+
+class DrillDelivery(_message.Message):
+    __slots__ = ("sink", "at", "problem")
+    SINK_FIELD_NUMBER: _ClassVar[int]
+    AT_FIELD_NUMBER: _ClassVar[int]
+    PROBLEM_FIELD_NUMBER: _ClassVar[int]
+    sink: str
+    at: float
+    problem: str
+    def __init__(self, sink: _Optional[str] = ..., at: _Optional[float] = ..., problem: _Optional[str] = ...) -> None: ...
+
 class ListDetectorsRequest(_message.Message):
     __slots__ = ()
     def __init__(self) -> None: ...
