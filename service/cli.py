@@ -11,6 +11,7 @@ COMMANDS = (
     "check",
     "status",
     "flags",
+    "audit",
     "detectors",
     "canary",
     "drill",

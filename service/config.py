@@ -1,8 +1,10 @@
 """The configuration file: TOML to frozen dataclasses, and nothing unknown."""
 
+import json
 import tomllib
 from collections.abc import Callable
 from dataclasses import MISSING, dataclass, field, fields
+from hashlib import sha256
 from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
@@ -69,10 +71,23 @@ class AuditConfig:
     directory: str = "/var/lib/innerwatch/audit"
     """Folder of the record, made if absent. Relative to the configuration file."""
 
-    token_ids: str = field(
-        default="hash", metadata={"choices": ("ids", "hash", "none")}
+    keep: str = field(
+        default="token_ids",
+        metadata={"choices": ("nothing", "hash", "token_ids", "text")},
     )
-    """What is kept of a flagged request's tokens: the ids, their SHA-256, nothing."""
+    """What is kept of a flagged request's tokens: a keyed hash, the ids, the text."""
+
+    tokenizer: str = ""
+    """For ``keep = "text"``: tokenizer.json or its folder. Relative to this file."""
+
+    keys: str = ""
+    """Folder of the signing key and the hash key; empty for *directory*."""
+
+    retention_days: float = field(default=184.0, metadata={"least": 0})
+    """Older records are taken away, their hashes stay; 0 keeps all."""
+
+    verify_hours: float = field(default=24.0, metadata={"least": 0})
+    """Time between two verifications beside the daemon; 0 for none."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -257,6 +272,7 @@ def load_config(path: Path) -> Config:
         raise ConfigError(f"{path}: {error.strerror}") from error
     except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise ConfigError(f"{path}: not TOML: {error}") from error
+    _rename(document)
     _refuse_unknown(document, SECTIONS, f"{path}: ", "section")
     sections: dict[str, Any] = {
         name: _section(cls, document.get(name, {}), f"{path}: {name}")
@@ -267,6 +283,31 @@ def load_config(path: Path) -> Config:
     _check_url(config.webhook.url, f"{path}: webhook.url")
     _check_url(config.otlp.url, f"{path}: otlp.url")
     return config
+
+
+def flat(config: Config) -> dict[str, str]:
+    """Return every key with its value as JSON; of what may be secret, a hash."""
+    found: dict[str, str] = {}
+    for section in SECTIONS:
+        table = getattr(config, section)
+        for one in fields(table):
+            value = json.dumps(getattr(table, one.name), default=str)
+            if one.name.endswith(("secret", "password", "token", "url")):
+                value = f"sha256:{sha256(value.encode()).hexdigest()}"
+            found[f"{section}.{one.name}"] = value
+    return found
+
+
+_TOKEN_IDS = {"ids": "token_ids", "hash": "hash", "none": "nothing"}
+
+
+def _rename(document: dict[str, Any]) -> None:
+    """Read ``audit.token_ids`` of before 0.2 as `AuditConfig.keep`."""
+    audit = document.get("audit")
+    if isinstance(audit, dict) and "keep" not in audit:
+        old = audit.get("token_ids")
+        if isinstance(old, str) and old in _TOKEN_IDS:
+            audit["keep"] = _TOKEN_IDS[audit.pop("token_ids")]
 
 
 def _section(cls: type[_T], table: object, where: str) -> _T:

@@ -28,7 +28,8 @@ def run(args: argparse.Namespace) -> int:
     from probes.bundle import load_bundle
     from service.address import parse_address
     from service.config import load_config
-    from service.daemon.audit.store import FILE_NAME, AuditError, AuditStore
+    from service.daemon.audit.opening import FILE_NAME, AuditError
+    from service.daemon.audit.store import AuditStore, StoreSettings
     from service.daemon.exporter import Exporter
     from service.daemon.server import check_free
     from service.daemon.sinks.configured import sinks_of
@@ -49,7 +50,10 @@ def run(args: argparse.Namespace) -> int:
         ) from error
     if (config.audit_path / FILE_NAME).exists():
         AuditStore.open(
-            config.audit_path, token_ids="none", model="", bundle_digest=""
+            config.audit_path,
+            model="",
+            bundle_digest="",
+            settings=StoreSettings.of(config),
         ).close()
     check_free(parse_address(config.daemon.listen))
     metrics = config.metrics

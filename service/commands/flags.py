@@ -82,7 +82,7 @@ def _fetch_flags(args: argparse.Namespace) -> "list[pb.FlagRecord]":
 
     if args.audit:
         from service.daemon.audit.reader import AuditReader
-        from service.daemon.operator_rpc import flag_to_proto
+        from service.daemon.audit_rpc import flag_to_proto
 
         rows = AuditReader(args.audit.resolve()).flags(
             limit=args.limit, detector=args.detector, request_id=args.request
@@ -104,7 +104,7 @@ def _fetch_flag(args: argparse.Namespace) -> "pb.GetFlagResponse":
 
     if args.audit:
         from service.daemon.audit.reader import AuditReader
-        from service.daemon.operator_rpc import flag_to_proto
+        from service.daemon.audit_rpc import flag_to_proto
 
         found = AuditReader(args.audit.resolve()).flag(args.flag_id)
         if found is None:

@@ -18,10 +18,12 @@ from prometheus_client import CollectorRegistry, disable_created_metrics
 
 from monitor.core import Monitor
 from service.address import parse_address
-from service.config import Config
+from service.config import Config, flat
+from service.daemon.audit.opening import FILE_NAME
 from service.daemon.audit.reader import AuditReader
-from service.daemon.audit.store import FILE_NAME, AuditStore
-from service.daemon.audit_metrics import DiskMetrics
+from service.daemon.audit.store import AuditStore, StoreSettings
+from service.daemon.audit_metrics import AuditMetrics, DiskMetrics
+from service.daemon.audit_rpc import AuditRPC
 from service.daemon.canaries import Canaries, CanaryServer
 from service.daemon.capture_rpc import CaptureRPC
 from service.daemon.drilling import Drilling
@@ -29,7 +31,7 @@ from service.daemon.exporter import Exporter
 from service.daemon.ingest import Ingest
 from service.daemon.loaded_set import LoadedSet
 from service.daemon.metrics import Metrics
-from service.daemon.operator_rpc import AuditRPC, ControlRPC
+from service.daemon.operator_rpc import ControlRPC
 from service.daemon.restoring import Restored, restore
 from service.daemon.rings import Rings
 from service.daemon.server import Server
@@ -37,6 +39,7 @@ from service.daemon.sinks.configured import sinks_of
 from service.daemon.sinks.sinks import Sinks
 from service.daemon.state import State
 from service.daemon.swaps import Swaps
+from service.daemon.upkeep import Upkeep
 from service.ring.handover import socket_path
 
 _WAKE_SECONDS = 0.5
@@ -63,7 +66,9 @@ class Daemon:
     ingest: Ingest
     server: Server
     sinks: Sinks
+    audit_metrics: AuditMetrics
     canaries: Canaries
+    upkeep: Upkeep
     rings: Rings | None
 
     def __init__(self, config: Config) -> None:
@@ -115,9 +120,9 @@ class Daemon:
         os.umask(0o077)  # The record and the socket are their owner's.
         self.store = AuditStore.open(
             self.config.audit_path,
-            token_ids=self.config.audit.token_ids,
             model=self.restored.live.bundle.identity.model,
             bundle_digest=self.restored.live.digest,
+            settings=StoreSettings.of(self.config),
         )
 
     def open_metrics(self) -> None:
@@ -131,6 +136,7 @@ class Daemon:
             queue_batches=self.config.ingest.queue_batches,
         )
         DiskMetrics(self.registry, self.config.audit_path)
+        self.audit_metrics = AuditMetrics(self.registry)
         self.exporter = Exporter(
             self.config.metrics.host,
             self.config.metrics.port,
@@ -187,7 +193,7 @@ class Daemon:
                 self.canaries,
                 Drilling(self.ingest, self.sinks, self.exporter.url),
             ),
-            AuditRPC(AuditReader(self.config.audit_path)),
+            AuditRPC(AuditReader(self.config.audit_path), self.ingest),
         )
         # Behind the server's: who holds its socket holds the rings' too.
         self.rings = (
@@ -223,7 +229,7 @@ class Daemon:
         # Not before every port is ours: a start that failed was no start.
         for problem in self.restored.problems:
             log.warning("detector sets of before: %s", problem)
-        gap = self.store.begin(time.time(), self.restored.problems)
+        gap = self.store.begin(time.time(), self.restored.problems, flat(self.config))
         if gap is not None:
             self.metrics.count_gap(gap.reason)
             seconds = gap.ended_at - gap.began_at
@@ -233,6 +239,19 @@ class Daemon:
 
     def start_ingest(self) -> None:
         self.ingest.start()
+
+    def start_upkeep(self) -> None:
+        self.upkeep = Upkeep(
+            self.ingest,
+            self.store,
+            self.config.audit_path,
+            self.config.audit,
+            on_verified=lambda found: self.audit_metrics.set_verified(found.is_intact),
+        )
+        self.upkeep.start()
+
+    def stop_upkeep(self) -> None:
+        self.upkeep.stop()
 
     def start_exporter(self) -> None:
         self.exporter.start()
@@ -268,6 +287,7 @@ class Daemon:
 
     def _on_state(self, state: State) -> None:
         self.server.set_state(state)
+        self.audit_metrics.set_log(self.store.log_facts)
 
 
 STARTUP: tuple[Callable[[Daemon], None], ...] = (
@@ -284,9 +304,11 @@ STARTUP: tuple[Callable[[Daemon], None], ...] = (
     Daemon.start_exporter,
     Daemon.start_server,
     Daemon.start_canaries,
+    Daemon.start_upkeep,
 )
 
 TEARDOWN: tuple[Callable[[Daemon], None], ...] = (
+    Daemon.stop_upkeep,
     Daemon.stop_canaries,
     Daemon.drain_ingest,
     Daemon.stop_server,

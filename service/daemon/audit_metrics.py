@@ -6,6 +6,8 @@ from pathlib import Path
 
 from prometheus_client import CollectorRegistry, Gauge
 
+from service.daemon.audit.log import LogFacts
+
 
 class DiskMetrics:
     """The file system that holds the record, looked at when it is scraped."""
@@ -30,23 +32,16 @@ class AuditMetrics:
         self._registry = registry
         self._gauges: dict[str, Gauge] = {}
 
-    def set_log(
-        self, *, n_entries: int, root_prefix: int, checkpoint_at: float
-    ) -> None:
-        """
-        Show the log at its last checkpoint.
-
-        Args:
-            n_entries: How many it holds; it only ever rises.
-            root_prefix: The first 48 bits of its root: a float64 holds them all.
-            checkpoint_at: When it was signed, in seconds since the epoch.
-        """
-        self._set("log_entries", "Entries of the record's log.", n_entries)
+    def set_log(self, facts: LogFacts) -> None:
+        """Show the log at its last checkpoint: its size only ever rises."""
+        self._set("log_entries", "Entries of the record's log.", facts.size)
         self._set(
-            "log_root_prefix", "First 48 bits of its root, as a number.", root_prefix
+            "log_root_prefix",
+            "First 48 bits of its root, as a number.",
+            facts.root_prefix,
         )
         self._set(
-            "checkpoint_timestamp_seconds", "When it was last signed.", checkpoint_at
+            "checkpoint_timestamp_seconds", "When it was last signed.", facts.signed_at
         )
 
     def set_verified(self, is_intact: bool) -> None:

@@ -6,7 +6,7 @@ from queue import SimpleQueue
 from monitor.canaries import CanaryResult
 from monitor.core import Finished
 from monitor.records import Gap, LossReason
-from service.daemon.audit.store import Entries
+from service.daemon.audit.records import Entries
 from service.daemon.items import Answers, BatchItem, DrillItem
 from service.rpc.innerwatch.v1 import innerwatch_pb2 as pb
 

@@ -17,7 +17,8 @@ from pathlib import Path
 
 from monitor.core import Monitor
 from service.config import IngestConfig
-from service.daemon.audit.store import AuditStore, Event
+from service.daemon.audit.records import Event
+from service.daemon.audit.store import AuditStore
 from service.daemon.canary_watch import CanaryWatch
 from service.daemon.detector_sets import SwapError
 from service.daemon.drain import Drain, empty_gap
@@ -35,7 +36,9 @@ from service.daemon.items import (
     HeartbeatItem,
     HelloItem,
     Item,
+    RecordItem,
     Stop,
+    StoreItem,
     StreamEnd,
     StreamStart,
 )
@@ -353,6 +356,13 @@ class Ingest:
         drain.entries.events.append(Event(kind="drill", detail=item.drill.drill_id))
         drain.drills.append(item)
 
+    def _on_record(self, item: RecordItem, drain: Drain) -> None:
+        drain.entries.add(item.entries)
+        drain.replies.append((item.reply, ""))
+
+    def _on_store(self, item: StoreItem, drain: Drain) -> None:
+        item.reply.put(item.act(self._store, self._wall_clock()))
+
     def _on_stop(self, item: Stop, drain: Drain) -> None:
         drain.finish(abandoned := self._monitor.end_all())
         detail = f"{len(abandoned)} live requests abandoned"
@@ -371,5 +381,7 @@ class Ingest:
         CanaryStart: _on_canary_start,
         CanaryEnd: _on_canary_end,
         DrillItem: _on_drill,
+        RecordItem: _on_record,
+        StoreItem: _on_store,
         Stop: _on_stop,
     }

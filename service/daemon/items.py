@@ -1,5 +1,6 @@
 """What waits in the ingest queue: records that the RPC threads have made."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
 from queue import SimpleQueue
@@ -7,6 +8,8 @@ from typing import Protocol
 
 from monitor.canaries import CanaryLook, CanaryResult
 from monitor.records import Gap, StepBatch
+from service.daemon.audit.records import Entries
+from service.daemon.audit.store import AuditStore
 from service.daemon.drills import Drill
 from service.daemon.loaded_set import LoadedSet
 from service.rpc.innerwatch.v1 import innerwatch_pb2 as pb
@@ -167,6 +170,30 @@ class DrillItem:
     reply: SimpleQueue[float]
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RecordItem:
+    """
+    What people did: labels, views, exports.
+
+    *reply* gets "" when *entries* are in the record.
+    """
+
+    entries: Entries
+    reply: SimpleQueue[str]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoreItem:
+    """
+    What only the thread that writes the record may do.
+
+    *act* gets the store and the time; *reply* gets what it returns.
+    """
+
+    act: Callable[[AuditStore, float], int]
+    reply: SimpleQueue[int]
+
+
 @dataclass(frozen=True, slots=True)
 class Stop:
     """What comes after this is not taken: its sender will send it again."""
@@ -185,5 +212,7 @@ Item = (
     | CanaryStart
     | CanaryEnd
     | DrillItem
+    | RecordItem
+    | StoreItem
     | Stop
 )

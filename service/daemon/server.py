@@ -9,9 +9,10 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
 from service.address import Address
+from service.daemon.audit_rpc import AuditRPC
 from service.daemon.capture_rpc import CaptureRPC
 from service.daemon.exporter import ListenError
-from service.daemon.operator_rpc import AuditRPC, ControlRPC
+from service.daemon.operator_rpc import ControlRPC
 from service.daemon.state import State, StateName
 from service.rpc.innerwatch.v1 import innerwatch_pb2 as pb
 from service.rpc.innerwatch.v1 import innerwatch_pb2_grpc as rpc

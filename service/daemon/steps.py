@@ -7,7 +7,7 @@ from dataclasses import replace
 from monitor.core import BatchError, Monitor
 from monitor.losses import gap_of_batch
 from monitor.records import Gap, LossReason
-from service.daemon.audit.store import Event
+from service.daemon.audit.records import Event
 from service.daemon.canary_watch import CanaryWatch
 from service.daemon.drain import Drain, missing_gap
 from service.daemon.engines import Engines

@@ -16,7 +16,7 @@ from monitor.core import Monitor
 from monitor.set_scores import ShadowTally
 from probes.bank_union import BankUnion, UnionLayout
 from probes.errors import ArtifactError
-from service.daemon.audit.store import Event
+from service.daemon.audit.records import Event
 from service.daemon.detector_sets import DetectorSets, SetState, SwapError
 from service.daemon.hello import MalformedHello, UnfitEngine, check_hello
 from service.daemon.items import (

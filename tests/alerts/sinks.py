@@ -9,7 +9,8 @@ import numpy as np
 from prometheus_client import CollectorRegistry
 
 from monitor.records import Flag
-from service.daemon.audit.store import AuditStore, Entries
+from service.daemon.audit.records import Entries
+from service.daemon.audit.store import AuditStore
 from service.daemon.drills import Drills
 from service.daemon.sinks.follower import FollowerSink, Receiver, SinkLimits
 from service.daemon.sinks.metrics import SinkMetrics
@@ -43,9 +44,7 @@ class Record:
     registry: CollectorRegistry = field(default_factory=CollectorRegistry)
 
     def __post_init__(self) -> None:
-        self.store = AuditStore.open(
-            self.folder, token_ids="ids", model="tiny", bundle_digest="bundle"
-        )
+        self.store = AuditStore.open(self.folder, model="tiny", bundle_digest="bundle")
         self.store.begin(1.0)
         self._metrics = SinkMetrics(self.registry)
 

@@ -9,6 +9,7 @@ from prometheus_client import CollectorRegistry, Counter, generate_latest
 
 from monitor.records import Flag, RequestSummary, Verdict
 from probes.aggregate import Max
+from service.daemon.audit.log import LogFacts
 from service.daemon.audit_metrics import AuditMetrics, DiskMetrics
 from service.daemon.bounded_labels import BoundedLabels
 from service.daemon.flag_metrics import label_of
@@ -82,7 +83,7 @@ class TestNames:
         """
         registry = CollectorRegistry()
         metrics = AuditMetrics(registry)
-        metrics.set_log(n_entries=7, root_prefix=(1 << 48) - 1, checkpoint_at=1e9)
+        metrics.set_log(LogFacts(size=7, root_prefix=(1 << 48) - 1, signed_at=1e9))
         metrics.set_verified(True)
         page = generate_latest(registry).decode()
 
@@ -190,7 +191,7 @@ class TestHowMuch:
         metrics = Metrics(registry, sets[0], version="0", queue_batches=1)
         DiskMetrics(registry, tmp_path)
         record = AuditMetrics(registry)
-        record.set_log(n_entries=1, root_prefix=1, checkpoint_at=1)
+        record.set_log(LogFacts(size=1, root_prefix=1, signed_at=1))
         record.set_verified(True)
         n_flags, most = 0, 0
         for i in range(500):

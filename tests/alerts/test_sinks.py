@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from service.daemon.audit.store import FILE_NAME, AuditError
+from service.daemon.audit.opening import FILE_NAME, AuditError
 from service.daemon.drills import Drill
 from service.daemon.sinks.follower import Receiver as SinkReceiver
 from service.daemon.sinks.notice import notice_id_of

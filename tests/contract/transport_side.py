@@ -73,7 +73,6 @@ class Side:
         made = live.bundle
         self._store = AuditStore.open(
             folder / "audit",
-            token_ids="none",
             model=made.identity.model,
             bundle_digest=made.digest,
         )

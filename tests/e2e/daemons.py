@@ -11,7 +11,7 @@ from pathlib import Path
 
 import grpc
 
-from service.daemon.audit.store import FILE_NAME
+from service.daemon.audit.opening import FILE_NAME
 from service.rpc.innerwatch.v1 import innerwatch_pb2 as pb
 from service.rpc.innerwatch.v1 import innerwatch_pb2_grpc as pb_grpc
 from service.serving import free_port

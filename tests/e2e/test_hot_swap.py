@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from probes import LinearProbe, Max, fixed_thresholds, identity_of, new_bundle
 from probes.bundle import Bundle, save_bundle
+from service.daemon.audit.reader import AuditReader
 from service.serving import VLLMServer
 from tests.e2e.bundles import HOOK_POINTS
 from tests.e2e.daemons import Daemon
@@ -180,9 +181,17 @@ def compare(
     daemon: Daemon, rows: list[dict[str, object]], by_digest: dict[str, Bundle]
 ) -> float:
     """The largest difference of a score from Hugging Face's model's, relative."""
-    sequences = {
-        str(row["request_row"]): np.frombuffer(_bytes(row["token_ids"]), "<i4").tolist()
+    reader = AuditReader(daemon.folder / "audit")
+    kept = {
+        str(row["request_row"]): reader.request(
+            str(row["engine"]), str(row["request_id"])
+        )
         for row in rows
+    }
+    sequences = {
+        name: np.frombuffer(one.token_ids, "<i4").tolist()
+        for name, one in kept.items()
+        if one is not None
     }
     distinct = {str(tokens): tokens for tokens in sequences.values()}
     activations = {
@@ -190,10 +199,10 @@ def compare(
         for layer, hook_point in ((1, HOOK_POINTS[0]), (2, HOOK_POINTS[1]))
     }
     found: dict[tuple[str, str], NDArray[np.float32]] = {
-        (str(s["request_row"]), str(s["detector"])): np.frombuffer(
-            _bytes(s["scores"]), "<f4"
-        )
-        for s in daemon.audit("request_scores")
+        (name, detector): np.frombuffer(scores, "<f4")
+        for name, one in kept.items()
+        if one is not None
+        for detector, scores in one.scores.items()
     }
     worst = 0.0
     for row in rows:
@@ -210,11 +219,6 @@ def compare(
             worst = max(worst, float(difference) / scale)
             worst = max(worst, abs(statistics[detector.name] - expected.max()) / scale)
     return worst
-
-
-def _bytes(found: object) -> bytes:
-    assert isinstance(found, bytes)
-    return found
 
 
 def test_nothing_is_compiled_or_connected_again(

@@ -9,7 +9,7 @@ import numpy as np
 from probes.aggregate import Max, Mean
 from probes.bundle import Bundle, new_bundle, save_bundle
 from probes.linear import LinearProbe
-from service.daemon.audit.store import FILE_NAME
+from service.daemon.audit.opening import FILE_NAME
 from service.rpc.innerwatch.v1 import innerwatch_pb2 as pb
 from tests.monitor.builders import EARLY, LATE, Rows, batch, calibration, probe
 from tests.service.builders import Client, Place, identity

@@ -10,7 +10,8 @@ import pytest
 
 from monitor.records import Flag
 from service.config import load_config
-from service.daemon.audit.store import AuditStore, Entries
+from service.daemon.audit.records import Entries
+from service.daemon.audit.store import AuditStore
 from service.demo.daemon import (
     SOCKET_NAME,
     Daemon,
@@ -240,9 +241,7 @@ def test_every_flag_is_counted() -> None:
     ]
     with place() as where:
         listen = configure(where, bundle().digest)
-        store = AuditStore.open(
-            where.folder / "audit", token_ids="none", model="", bundle_digest=""
-        )
+        store = AuditStore.open(where.folder / "audit", model="", bundle_digest="")
         store.write(Entries(flags=flags), 1.0)
         store.close()
         with Daemon(where.folder, listen, is_left_running=False) as daemon:

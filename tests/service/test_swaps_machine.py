@@ -14,7 +14,7 @@ from monitor.records import RequestSummary, StepBatch
 from probes.aggregate import EMAMax
 from probes.bank import ProjectionBank
 from probes.bundle import Bundle
-from service.daemon.audit.store import Event
+from service.daemon.audit.records import Event
 from service.daemon.detector_sets import DetectorSets, SwapError
 from service.daemon.items import ChangeItem, ChangeKind, StreamStart
 from service.daemon.loaded_set import LoadedSet

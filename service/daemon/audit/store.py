@@ -1,124 +1,193 @@
-"""Writes the record: SQLite, synced before anything is announced."""
+# In one transaction: the rows, their leaves, and a checkpoint of the log after them.
+# The keys that seal the rows are synced before it is committed.
+"""Writes the record, synced before anything is announced."""
 
-import fcntl
-import hashlib
-import json
-import math
 import os
 import sqlite3
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-from numpy.typing import NDArray
+from monitor.records import Gap, LossReason
+from service.config import Config
+from service.daemon.audit.checkpoints import Signer
+from service.daemon.audit.erasing import (
+    ERASE,
+    RETENTION,
+    Erasure,
+    destroy_erased,
+    detail_of,
+    finish,
+    matching_requests,
+    retained_from,
+    take_old,
+)
+from service.daemon.audit.kept import Keeper, hash_key, load_decoder
+from service.daemon.audit.leaves import EVENTS
+from service.daemon.audit.log import AuditLog, Connection, LogFacts
+from service.daemon.audit.migrating import migrate, scrub
+from service.daemon.audit.opening import (
+    FILE_NAME,
+    AuditError,
+    connect,
+    take_lock,
+    transaction,
+)
+from service.daemon.audit.records import ConfigChange, Entries, Event
+from service.daemon.audit.schema import VERSION
+from service.daemon.audit.sealing import KeyFile
+from service.daemon.audit.writing import RowMaker
 
-from monitor.records import Flag, Gap, LossReason, RequestSummary
-from service.daemon.audit.schema import SCHEMA, UPGRADES, VERSION
-
-FILE_NAME = "audit.sqlite"
-_LOCK_NAME = "audit.lock"
-
-
-class AuditError(ValueError):
-    """The record cannot be opened: the operator's to mend. One line."""
+SIGNING_KEY = "checkpoint.key"
+PUBLIC_KEY = "checkpoint.pub"
+_HASH_KEY = "hash.key"
+_RETENTION_ROWS = 5_000
+"""Taken away in one transaction: some 50 ms, in which nothing is scored."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Event:
-    """Something that happened to the daemon: start, stop, hello, refusal."""
+class StoreSettings:
+    """
+    How a record is kept.
 
-    kind: str
-    detail: str
-    engine: str = ""
+    Attributes:
+        keep: What of a flagged request's tokens, one of `kept.KEEP`.
 
+        keys: Folder of the signing key and the hash key; None for the record's own.
 
-@dataclass(slots=True)
-class Entries:
-    """What one drain of the ingest queue adds to the record."""
+        tokenizer: For "text": a ``tokenizer.json`` or its folder.
+    """
 
-    flags: list[Flag] = field(default_factory=list)
-    summaries: list[RequestSummary] = field(default_factory=list)
-    gaps: list[tuple[Gap, str]] = field(default_factory=list)
-    """Each with its detail, for people."""
-    events: list[Event] = field(default_factory=list)
+    keep: str = "token_ids"
+    keys: Path | None = None
+    tokenizer: Path | None = None
 
-    def __bool__(self) -> bool:
-        return bool(self.flags or self.summaries or self.gaps or self.events)
+    @classmethod
+    def of(cls, config: Config) -> "StoreSettings":
+        """Return what the configuration says."""
+        audit = config.audit
+        return cls(
+            keep=audit.keep,
+            keys=config.folder / audit.keys if audit.keys else None,
+            tokenizer=config.folder / audit.tokenizer if audit.tokenizer else None,
+        )
 
 
 class AuditStore:
     """
     The only writer of one folder's record. Used by one thread at a time.
 
-    A `sqlite3.Error` from any method but `open` means that the record is no longer
-    kept: the caller stops.
+    A `sqlite3.Error` or an `OSError` from any method but `open` means that the record
+    is no longer kept: the caller stops.
+
+    Args:
+        connection: With the tables of `schema.VERSION`.
+
+        signer: Signs what is written.
+
+        model: Written with every flag.
+
+        bundle_digest: Of what it starts with.
     """
 
     def __init__(
         self,
-        connection: sqlite3.Connection,
-        lock: int,
+        connection: Connection,
+        signer: Signer,
+        keys: KeyFile,
+        keeper: Keeper,
         *,
-        token_ids: str,
         model: str,
         bundle_digest: str,
     ) -> None:
         self._connection = connection
-        self._lock = lock
-        self._token_ids = token_ids
-        self._model = model
+        self._signer = signer
+        self._keys = keys
         self._bundle_digest = bundle_digest
+        self._log = AuditLog(connection, signer)
+        self._rows = RowMaker(
+            connection,
+            self._log,
+            keys,
+            keeper,
+            model=model,
+            bundle_digest=bundle_digest,
+        )
+        self._facts = self._log.facts
+        self._done = ExitStack()
+        finish(connection, keys)
 
     @classmethod
     def open(
-        cls, directory: Path, *, token_ids: str, model: str, bundle_digest: str
+        cls,
+        directory: Path,
+        *,
+        model: str,
+        bundle_digest: str,
+        settings: StoreSettings | None = None,
     ) -> "AuditStore":
         """
         Open the record in *directory*, or begin one.
 
         Args:
             directory: Made if absent, readable by its owner only.
-            token_ids: "ids", "hash" or "none".
             model: Written with every flag.
             bundle_digest: Of what it starts with.
+            settings: How it is kept.
 
         Raises:
             AuditError: It cannot be written, is in use, or is of another version.
         """
+        settings = settings or StoreSettings()
         path = directory / FILE_NAME
-        try:
-            directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-            lock = os.open(directory / _LOCK_NAME, os.O_RDWR | os.O_CREAT, 0o600)
-        except OSError as error:
-            raise AuditError(
-                f"audit directory {directory}: expected a writable directory: "
-                f"{error.strerror}"
-            ) from error
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            connection = _connect(path)
-        except BlockingIOError as error:
-            os.close(lock)
-            raise AuditError(
-                f"audit directory {directory}: in use by another innerwatch"
-            ) from error
-        except (sqlite3.Error, AuditError) as error:
-            os.close(lock)
-            raise AuditError(f"{path}: {error}") from error
-        return cls(
-            connection,
-            lock,
-            token_ids=token_ids,
-            model=model,
-            bundle_digest=bundle_digest,
-        )
+        with ExitStack() as undo:
+            lock = take_lock(directory)
+            undo.callback(os.close, lock)
+            try:
+                connection, version = connect(path)
+                undo.callback(connection.close)
+                signer, keys, keeper = _open_keys(directory, settings)
+                undo.callback(keys.close)
+                if version < VERSION:
+                    migrate(connection, version, signer, keys, keeper)
+                scrub(connection)
+                store = cls(
+                    connection,
+                    signer,
+                    keys,
+                    keeper,
+                    model=model,
+                    bundle_digest=bundle_digest,
+                )
+            except (sqlite3.Error, OSError, ValueError) as error:
+                raise AuditError(f"{path}: {error}") from error
+            store._done = undo.pop_all()
+        return store
 
-    def begin(self, now: float, problems: Sequence[str] = ()) -> Gap | None:
+    @property
+    def public_key(self) -> str:
+        """Of the key that signs, as C2SP's vkey."""
+        return self._signer.verifier.text
+
+    @property
+    def log_facts(self) -> LogFacts:
+        """The last checkpoint that is durable, in numbers; any thread may ask."""
+        return self._facts
+
+    def begin(
+        self,
+        now: float,
+        problems: Sequence[str] = (),
+        configuration: Mapping[str, str] | None = None,
+    ) -> Gap | None:
         """
         Record a start; if the last run did not stop, also when it was down.
 
-        *problems* are why it did not go on with the detector sets of before.
+        Args:
+            now: Seconds since the epoch.
+            problems: Why it did not go on with the detector sets of before.
+            configuration: Every key and value; those that changed are recorded.
 
         Returns:
             The gap since the daemon was last known to run, or None.
@@ -129,6 +198,7 @@ class AuditStore:
         ).fetchone()
         entries = Entries(events=[Event(kind="start", detail=self._bundle_digest)])
         entries.events += [Event(kind="detectors_lost", detail=p) for p in problems]
+        entries.config_changes += self._changes(configuration or {})
         gap = None
         if last is not None and last[0] == "start":
             gap = self._down_gap(now)
@@ -139,55 +209,93 @@ class AuditStore:
 
     def write(self, entries: Entries, now: float) -> None:
         """Add *entries* in one transaction; durable when this returns."""
-        with self._connection as connection:
-            connection.execute("BEGIN IMMEDIATE")
-            for flag in entries.flags:
-                self._write_flag(flag, now)
-            for summary in entries.summaries:
-                self._write_summary(summary, now)
-            connection.executemany(
-                "INSERT INTO gaps (engine, reason, first_step, last_step, n_tokens,"
-                " began_at, ended_at, detail, recorded_at)"
-                " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
-                [
-                    (
-                        gap.engine,
-                        gap.reason.value,
-                        gap.first_step,
-                        gap.last_step,
-                        gap.n_tokens if gap.n_tokens or gap.last_step else None,
-                        gap.began_at,
-                        gap.ended_at,
-                        detail,
-                        now,
-                    )
-                    for gap, detail in entries.gaps
-                ],
-            )
-            connection.executemany(
-                "INSERT INTO events (kind, engine, detail, at) VALUES (?, ?, ?, ?)",
-                [(e.kind, e.engine, e.detail, now) for e in entries.events],
-            )
-            self._touch(now)
+        with self._logged():
+            self._rows.add(entries, now)
+            # The last checkpoint of a run is kept: whoever saw it can name it.
+            is_last = any(event.kind == "stop" for event in entries.events)
+            self._finish(now, is_last=is_last)
 
     def touch(self, now: float) -> None:
         """Record that the daemon still runs."""
-        with self._connection as connection:
-            connection.execute("BEGIN IMMEDIATE")
+        with transaction(self._connection):
             self._touch(now)
 
+    def erase(self, request_id: str, now: float, *, by: str = "") -> int:
+        """
+        Destroy the keys of what is kept of a request, by its id or its client's.
+
+        Records stay, sealed for ever; the log can still be verified.
+
+        Returns:
+            How many requests there are of that id.
+        """
+        names = matching_requests(self._connection, request_id)
+        for name in names:
+            erasure = Erasure(request_id=name, slots_below=self._keys.n_slots, by=by)
+            self._tell(ERASE, detail_of(erasure), now)
+            destroy_erased(self._connection, self._keys, erasure)
+        return len(names)
+
+    def retain(self, before: float, now: float) -> int:
+        """
+        Take away some of what was recorded before *before*.
+
+        Returns:
+            How many records; unless it is 0 there may be more: then call again.
+        """
+        start = retained_from(self._connection)
+        with self._logged():
+            taken = take_old(self._connection, self._keys, before, _RETENTION_ROWS)
+            if taken is None:
+                return 0
+            self._log.add(EVENTS, (RETENTION, "", detail_of(taken), float(now)))
+            self._finish(now, is_last=True)
+        self._keys.destroy(range(taken.slots_from, taken.slots_below))
+        self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        return taken.leaves_below - start
+
     def close(self) -> None:
-        """Release the file and the lock. Writes nothing."""
-        self._connection.close()
-        os.close(self._lock)
+        """Release the files and the lock. Writes nothing."""
+        self._done.close()
+
+    def _tell(self, kind: str, detail: str, now: float) -> None:
+        with self._logged():
+            self._log.add(EVENTS, (kind, "", detail, float(now)))
+            self._finish(now)
+
+    @contextmanager
+    def _logged(self) -> Iterator[None]:
+        with transaction(self._connection):
+            yield
+        self._facts = self._log.facts
+
+    def _finish(self, now: float, *, is_last: bool = False) -> None:
+        self._keys.sync()
+        self._log.write()
+        self._log.sign(now, is_last=is_last)
+        self._touch(now)
 
     def _touch(self, now: float) -> None:
         self._connection.execute(
             "INSERT OR REPLACE INTO liveness VALUES (1, ?)", (now,)
         )
 
+    def _changes(self, configuration: Mapping[str, str]) -> list[ConfigChange]:
+        changes = []
+        for key, after in configuration.items():
+            row = self._connection.execute(
+                "SELECT after FROM config_changes WHERE key = ?"
+                " ORDER BY change_id DESC LIMIT 1",
+                (key,),
+            ).fetchone()
+            before = str(row[0]) if row else ""
+            if row is None or before != after:
+                changes.append(ConfigChange(key=key, before=before, after=after))
+        return changes
+
     def _down_gap(self, now: float) -> Gap:
         row = self._connection.execute("SELECT at FROM liveness").fetchone()
+        last = row[0] if row else now
         return Gap(
             engine="",
             rank=0,
@@ -195,106 +303,20 @@ class AuditStore:
             first_step=0,
             last_step=0,
             n_tokens=0,
-            began_at=min(row[0], now) if row else now,
+            began_at=min(last, now) if isinstance(last, float) else now,
             ended_at=now,
         )
 
-    def _write_flag(self, flag: Flag, now: float) -> None:
-        ids, digest = self._kept_tokens(flag.token_ids)
-        self._connection.execute(
-            "INSERT OR IGNORE INTO flags (engine, request_id, detector, score,"
-            " threshold, position, scores, token_ids, token_ids_sha256, bank_digest,"
-            " bundle_digest, model, flagged_at, adapter)"
-            " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-            (
-                flag.engine,
-                flag.request_id,
-                flag.detector,
-                flag.score,
-                flag.threshold,
-                flag.position,
-                _floats(flag.scores),
-                ids,
-                digest,
-                flag.bank_digest,
-                flag.bundle_digest or self._bundle_digest,
-                self._model,
-                now,
-                flag.adapter,
-            ),
-        )
 
-    def _write_summary(self, summary: RequestSummary, now: float) -> None:
-        ids, digest = None, None
-        if len(summary.token_ids):
-            ids, digest = self._kept_tokens(summary.token_ids)
-        lost = {reason.value: n for reason, n in summary.n_tokens_lost.items()}
-        cursor = self._connection.execute(
-            "INSERT INTO requests (engine, request_id, verdict, n_prompt_tokens,"
-            " n_tokens_scored, n_tokens_lost, statistics, flagged_by, token_ids,"
-            " token_ids_sha256, bundle_digest, model, finished_at, margins, p_value,"
-            " is_discovery, abstention, n_tokens_shadowed, adapter)"
-            " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-            (
-                summary.engine,
-                summary.request_id,
-                summary.verdict.value,
-                summary.n_prompt_tokens,
-                summary.n_tokens_scored,
-                json.dumps(lost),
-                _json(summary.statistics),
-                json.dumps(summary.flagged_by),
-                ids,
-                digest,
-                summary.bundle_digest or self._bundle_digest,
-                self._model,
-                now,
-                _json(summary.margins),
-                None if math.isnan(summary.p_value) else summary.p_value,
-                int(summary.is_discovery),
-                summary.abstention,
-                summary.n_tokens_shadowed,
-                summary.adapter,
-            ),
-        )
-        self._connection.executemany(
-            "INSERT INTO request_scores VALUES (?, ?, ?)",
-            [(cursor.lastrowid, d, _floats(s)) for d, s in summary.scores.items()],
-        )
-
-    def _kept_tokens(
-        self, token_ids: NDArray[np.int32]
-    ) -> tuple[bytes | None, str | None]:
-        raw = token_ids.astype("<i4").tobytes()
-        ids = raw if self._token_ids == "ids" else None
-        is_hashed = self._token_ids in ("ids", "hash")
-        return ids, hashlib.sha256(raw).hexdigest() if is_hashed else None
-
-
-def _connect(path: Path) -> sqlite3.Connection:
-    # Opened by the main thread, used by the ingest thread, closed by the main one.
-    connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
-    connection.execute("PRAGMA journal_mode = WAL")
-    connection.execute("PRAGMA synchronous = FULL")
-    connection.execute("PRAGMA foreign_keys = ON")
-    (version,) = connection.execute("PRAGMA user_version").fetchone()
-    if version > VERSION:
-        connection.close()
-        raise AuditError(f"expected schema version {VERSION} or less, got {version}")
-    upgrades = [UPGRADES[v] for v in range(version, VERSION)] if version else [SCHEMA]
-    if version < VERSION:
-        connection.executescript(
-            f"BEGIN; {''.join(upgrades)} PRAGMA user_version = {VERSION}; COMMIT;"
-        )
-    path.chmod(0o600)
-    return connection
-
-
-def _json(by_detector: Mapping[str, float]) -> str:
-    return json.dumps(
-        {n: value if math.isfinite(value) else None for n, value in by_detector.items()}
-    )
-
-
-def _floats(scores: NDArray[np.float32]) -> bytes:
-    return np.asarray(scores, dtype="<f4").tobytes()
+def _open_keys(
+    directory: Path, settings: StoreSettings
+) -> tuple[Signer, KeyFile, Keeper]:
+    folder = settings.keys or directory
+    signer = Signer.open(folder / SIGNING_KEY)
+    public = directory / PUBLIC_KEY
+    if not public.exists():
+        public.write_text(f"{signer.verifier.text}\n")
+        public.chmod(0o600)
+    decode = load_decoder(settings.tokenizer) if settings.tokenizer else None
+    keeper = Keeper(settings.keep, hash_key(folder / _HASH_KEY), decode)
+    return signer, KeyFile.open(directory), keeper

@@ -7,7 +7,7 @@ import json
 import sqlite3
 from pathlib import Path
 
-from service.daemon.audit.store import FILE_NAME
+from service.daemon.audit.opening import FILE_NAME
 from service.daemon.sinks.notice import Notice, NoticeKind, notice_id_of
 
 _MOST_BYTES = 4096

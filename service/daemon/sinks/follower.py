@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from service.daemon.audit.store import AuditError
+from service.daemon.audit.opening import AuditError
 from service.daemon.drills import Delivery, Drill, Drills
 from service.daemon.sinks.backlog import Backlog
 from service.daemon.sinks.metrics import Failure, Omission, SinkMetrics

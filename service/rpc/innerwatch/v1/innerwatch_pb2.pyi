@@ -511,6 +511,68 @@ class GetFlagResponse(_message.Message):
     token_ids: bytes
     def __init__(self, flag: _Optional[_Union[FlagRecord, _Mapping]] = ..., scores: _Optional[bytes] = ..., token_ids: _Optional[bytes] = ...) -> None: ...
 
+class EraseRequest(_message.Message):
+    __slots__ = ("request_id",)
+    REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
+    request_id: str
+    def __init__(self, request_id: _Optional[str] = ...) -> None: ...
+
+class EraseResponse(_message.Message):
+    __slots__ = ("n_requests",)
+    N_REQUESTS_FIELD_NUMBER: _ClassVar[int]
+    n_requests: int
+    def __init__(self, n_requests: _Optional[int] = ...) -> None: ...
+
+class RetainRequest(_message.Message):
+    __slots__ = ("before",)
+    BEFORE_FIELD_NUMBER: _ClassVar[int]
+    before: float
+    def __init__(self, before: _Optional[float] = ...) -> None: ...
+
+class RetainResponse(_message.Message):
+    __slots__ = ("n_taken",)
+    N_TAKEN_FIELD_NUMBER: _ClassVar[int]
+    n_taken: int
+    def __init__(self, n_taken: _Optional[int] = ...) -> None: ...
+
+class RecordUseRequest(_message.Message):
+    __slots__ = ("view", "export")
+    VIEW_FIELD_NUMBER: _ClassVar[int]
+    EXPORT_FIELD_NUMBER: _ClassVar[int]
+    view: AuditView
+    export: AuditExport
+    def __init__(self, view: _Optional[_Union[AuditView, _Mapping]] = ..., export: _Optional[_Union[AuditExport, _Mapping]] = ...) -> None: ...
+
+class RecordUseResponse(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class AuditView(_message.Message):
+    __slots__ = ("engine", "request_id", "viewer", "where")
+    ENGINE_FIELD_NUMBER: _ClassVar[int]
+    REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
+    VIEWER_FIELD_NUMBER: _ClassVar[int]
+    WHERE_FIELD_NUMBER: _ClassVar[int]
+    engine: str
+    request_id: str
+    viewer: str
+    where: str
+    def __init__(self, engine: _Optional[str] = ..., request_id: _Optional[str] = ..., viewer: _Optional[str] = ..., where: _Optional[str] = ...) -> None: ...
+
+class AuditExport(_message.Message):
+    __slots__ = ("who", "format", "query", "n_records", "has_tokens")
+    WHO_FIELD_NUMBER: _ClassVar[int]
+    FORMAT_FIELD_NUMBER: _ClassVar[int]
+    QUERY_FIELD_NUMBER: _ClassVar[int]
+    N_RECORDS_FIELD_NUMBER: _ClassVar[int]
+    HAS_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    who: str
+    format: str
+    query: str
+    n_records: int
+    has_tokens: bool
+    def __init__(self, who: _Optional[str] = ..., format: _Optional[str] = ..., query: _Optional[str] = ..., n_records: _Optional[int] = ..., has_tokens: _Optional[bool] = ...) -> None: ...
+
 class FlagRecord(_message.Message):
     __slots__ = ("flag_id", "request_id", "detector", "score", "threshold", "position", "bundle_digest", "model", "flagged_at", "verdict", "adapter", "client_request_id", "client_prompt", "client_answer")
     FLAG_ID_FIELD_NUMBER: _ClassVar[int]

@@ -643,6 +643,21 @@ class AuditStub:
                 request_serializer=service_dot_rpc_dot_innerwatch_dot_v1_dot_innerwatch__pb2.GetFlagRequest.SerializeToString,
                 response_deserializer=service_dot_rpc_dot_innerwatch_dot_v1_dot_innerwatch__pb2.GetFlagResponse.FromString,
                 _registered_method=True)
+        self.Erase = channel.unary_unary(
+                '/innerwatch.v1.Audit/Erase',
+                request_serializer=service_dot_rpc_dot_innerwatch_dot_v1_dot_innerwatch__pb2.EraseRequest.SerializeToString,
+                response_deserializer=service_dot_rpc_dot_innerwatch_dot_v1_dot_innerwatch__pb2.EraseResponse.FromString,
+                _registered_method=True)
+        self.Retain = channel.unary_unary(
+                '/innerwatch.v1.Audit/Retain',
+                request_serializer=service_dot_rpc_dot_innerwatch_dot_v1_dot_innerwatch__pb2.RetainRequest.SerializeToString,
+                response_deserializer=service_dot_rpc_dot_innerwatch_dot_v1_dot_innerwatch__pb2.RetainResponse.FromString,
+                _registered_method=True)
+        self.RecordUse = channel.unary_unary(
+                '/innerwatch.v1.Audit/RecordUse',
+                request_serializer=service_dot_rpc_dot_innerwatch_dot_v1_dot_innerwatch__pb2.RecordUseRequest.SerializeToString,
+                response_deserializer=service_dot_rpc_dot_innerwatch_dot_v1_dot_innerwatch__pb2.RecordUseResponse.FromString,
+                _registered_method=True)
 
 
 class AuditServicer:
@@ -658,6 +673,29 @@ class AuditServicer:
 
     def GetFlag(self, request, context):
         """One flag with its per-token scores.  NOT_FOUND when there is none.
+        A caller that gets token ids is recorded as one who viewed them.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Erase(self, request, context):
+        """Destroys the keys of what is kept of a request, by its id or its client's.  The log
+        can still be verified.  PERMISSION_DENIED but over the unix socket, as below.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Retain(self, request, context):
+        """Takes away what is older than a time.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RecordUse(self, request, context):
+        """Records that somebody read, in the record's folder, what is kept of requests.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -675,6 +713,21 @@ def add_AuditServicer_to_server(servicer, server):
                     servicer.GetFlag,
                     request_deserializer=service_dot_rpc_dot_innerwatch_dot_v1_dot_innerwatch__pb2.GetFlagRequest.FromString,
                     response_serializer=service_dot_rpc_dot_innerwatch_dot_v1_dot_innerwatch__pb2.GetFlagResponse.SerializeToString,
+            ),
+            'Erase': grpc.unary_unary_rpc_method_handler(
+                    servicer.Erase,
+                    request_deserializer=service_dot_rpc_dot_innerwatch_dot_v1_dot_innerwatch__pb2.EraseRequest.FromString,
+                    response_serializer=service_dot_rpc_dot_innerwatch_dot_v1_dot_innerwatch__pb2.EraseResponse.SerializeToString,
+            ),
+            'Retain': grpc.unary_unary_rpc_method_handler(
+                    servicer.Retain,
+                    request_deserializer=service_dot_rpc_dot_innerwatch_dot_v1_dot_innerwatch__pb2.RetainRequest.FromString,
+                    response_serializer=service_dot_rpc_dot_innerwatch_dot_v1_dot_innerwatch__pb2.RetainResponse.SerializeToString,
+            ),
+            'RecordUse': grpc.unary_unary_rpc_method_handler(
+                    servicer.RecordUse,
+                    request_deserializer=service_dot_rpc_dot_innerwatch_dot_v1_dot_innerwatch__pb2.RecordUseRequest.FromString,
+                    response_serializer=service_dot_rpc_dot_innerwatch_dot_v1_dot_innerwatch__pb2.RecordUseResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -732,6 +785,87 @@ class Audit:
             '/innerwatch.v1.Audit/GetFlag',
             service_dot_rpc_dot_innerwatch_dot_v1_dot_innerwatch__pb2.GetFlagRequest.SerializeToString,
             service_dot_rpc_dot_innerwatch_dot_v1_dot_innerwatch__pb2.GetFlagResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Erase(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/innerwatch.v1.Audit/Erase',
+            service_dot_rpc_dot_innerwatch_dot_v1_dot_innerwatch__pb2.EraseRequest.SerializeToString,
+            service_dot_rpc_dot_innerwatch_dot_v1_dot_innerwatch__pb2.EraseResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Retain(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/innerwatch.v1.Audit/Retain',
+            service_dot_rpc_dot_innerwatch_dot_v1_dot_innerwatch__pb2.RetainRequest.SerializeToString,
+            service_dot_rpc_dot_innerwatch_dot_v1_dot_innerwatch__pb2.RetainResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RecordUse(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/innerwatch.v1.Audit/RecordUse',
+            service_dot_rpc_dot_innerwatch_dot_v1_dot_innerwatch__pb2.RecordUseRequest.SerializeToString,
+            service_dot_rpc_dot_innerwatch_dot_v1_dot_innerwatch__pb2.RecordUseResponse.FromString,
             options,
             channel_credentials,
             insecure,
