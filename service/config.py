@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
-from service.address import parse_address
+from service.address import Address, parse_address
 
 _T = TypeVar("_T")
 
@@ -183,6 +183,38 @@ class OTLPConfig:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class WebConfig:
+    """[web]: the audit page."""
+
+    enabled: bool = False
+    """
+    Whether it is served. What is on it can be read by whoever reaches its port, on
+    loopback by every user of the machine; the record itself is its owner's.
+    """
+
+    host: str = "127.0.0.1"
+    """Address that it listens on; beyond loopback only with *allow_insecure*."""
+
+    port: int = field(default=9465, metadata={"least": 0, "most": 65535})
+    """Its port; 0 takes a free one and logs it."""
+
+    allow_insecure: bool = False
+    """Whether *host* may be reachable from other machines, in the clear."""
+
+    public_host: str = ""
+    """The name that a reverse proxy serves it by; requests for others are refused."""
+
+    user_header: str = ""
+    """Header in which a reverse proxy names the reviewer; empty asks for a name."""
+
+    tokenizer: str = ""
+    """tokenizer.json or its folder; empty takes that of [audit], or shows ids."""
+
+    reservation_seconds: float = field(default=600.0, metadata={"above": 0})
+    """How long a flag in the review queue is kept for whom it was shown to."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Config:
     """The whole file, a section a field."""
 
@@ -194,6 +226,7 @@ class Config:
     canary: CanaryConfig = field(default_factory=CanaryConfig)
     webhook: WebhookConfig = field(default_factory=WebhookConfig)
     otlp: OTLPConfig = field(default_factory=OTLPConfig)
+    web: WebConfig = field(default_factory=WebConfig)
     folder: Path = Path()
     """Where the file lies; not a key. Relative paths start here."""
 
@@ -253,6 +286,7 @@ SECTIONS: dict[str, type] = {
     "canary": CanaryConfig,
     "webhook": WebhookConfig,
     "otlp": OTLPConfig,
+    "web": WebConfig,
 }
 """Every section of the file and the record it becomes."""
 
@@ -282,6 +316,7 @@ def load_config(path: Path) -> Config:
     _check_listen(config.daemon, f"{path}: daemon.listen")
     _check_url(config.webhook.url, f"{path}: webhook.url")
     _check_url(config.otlp.url, f"{path}: otlp.url")
+    _check_web(config.web, f"{path}: web.host")
     return config
 
 
@@ -377,3 +412,11 @@ def _check_url(url: str, where: str) -> None:
         is_fine = False
     if url and not is_fine:
         raise ConfigError(f"{where}: expected http://host or https://host, got {url!r}")
+
+
+def _check_web(web: WebConfig, where: str) -> None:
+    if not (Address(host=web.host).is_loopback or web.allow_insecure):
+        raise ConfigError(
+            f"{where}: expected a loopback address unless web.allow_insecure is "
+            f"true, got {web.host!r}"
+        )

@@ -33,6 +33,7 @@ def run(args: argparse.Namespace) -> int:
     from service.daemon.exporter import Exporter
     from service.daemon.server import check_free
     from service.daemon.sinks.configured import sinks_of
+    from service.daemon.web_page import check_web
 
     config = load_config(args.config)
     bundle = load_bundle(config.bundle_path, expected_digest=config.bundle_digest)
@@ -60,6 +61,7 @@ def run(args: argparse.Namespace) -> int:
     registry = CollectorRegistry()
     Exporter(metrics.host, metrics.port, registry, str).close()
     sinks_of(config, registry, version="")
+    check_web(config)
     facts = {
         "config": str(args.config),
         "bundle": bundle.name,

@@ -40,6 +40,7 @@ from service.daemon.sinks.sinks import Sinks
 from service.daemon.state import State
 from service.daemon.swaps import Swaps
 from service.daemon.upkeep import Upkeep
+from service.daemon.web_page import WebPage, open_web
 from service.ring.handover import socket_path
 
 _WAKE_SECONDS = 0.5
@@ -70,6 +71,7 @@ class Daemon:
     canaries: Canaries
     upkeep: Upkeep
     rings: Rings | None
+    web: WebPage | None
 
     def __init__(self, config: Config) -> None:
         self.config = config
@@ -85,6 +87,7 @@ class Daemon:
             Daemon.start_sinks: Daemon.stop_sinks,
             Daemon.start_ingest: Daemon.drain_ingest,
             Daemon.open_server: Daemon.stop_server,
+            Daemon.open_web: Daemon.stop_web,
         }
         with ExitStack() as done:
             for step in STARTUP:
@@ -256,6 +259,18 @@ class Daemon:
     def start_exporter(self) -> None:
         self.exporter.start()
 
+    def open_web(self) -> None:
+        self.web = open_web(self.config, self.ingest, self.swaps)
+
+    def start_web(self) -> None:
+        if self.web is not None:
+            self.web.start()
+            log.info("audit page: %s", self.web.url)
+
+    def stop_web(self) -> None:
+        if self.web is not None:
+            self.web.close()
+
     def start_server(self) -> None:
         if self.rings is not None:
             self.rings.start()
@@ -298,10 +313,12 @@ STARTUP: tuple[Callable[[Daemon], None], ...] = (
     Daemon.make_ingest,
     Daemon.make_canaries,
     Daemon.open_server,
+    Daemon.open_web,
     Daemon.begin_record,
     Daemon.start_sinks,
     Daemon.start_ingest,
     Daemon.start_exporter,
+    Daemon.start_web,
     Daemon.start_server,
     Daemon.start_canaries,
     Daemon.start_upkeep,
@@ -310,6 +327,7 @@ STARTUP: tuple[Callable[[Daemon], None], ...] = (
 TEARDOWN: tuple[Callable[[Daemon], None], ...] = (
     Daemon.stop_upkeep,
     Daemon.stop_canaries,
+    Daemon.stop_web,
     Daemon.drain_ingest,
     Daemon.stop_server,
     Daemon.stop_sinks,

@@ -53,14 +53,27 @@ def is_answered(work: Path) -> bool:
         return probe.connect_ex(str(work / SOCKET_NAME)) == 0
 
 
-def monitor_toml(listen: str, metrics_port: int, digest: str) -> str:
-    """Return the configuration: ``bundle`` with *digest*, a record in ``audit``."""
+def monitor_toml(
+    listen: str,
+    metrics_port: int,
+    digest: str,
+    *,
+    web_port: int = 0,
+    tokenizer: str = "",
+) -> str:
+    """
+    Return the configuration: ``bundle`` with *digest*, a record in ``audit``.
+
+    The audit page is on *web_port*, 0 for a free one, with the texts of *tokenizer*.
+    """
     # A JSON string without escaped letters is a TOML string.
     return (
         f"[daemon]\nlisten = {json.dumps(listen, ensure_ascii=False)}\n\n"
         f"[metrics]\nport = {metrics_port}\n\n"
         f'[detectors]\nbundle = "bundle"\ndigest = "{digest}"\n\n'
-        f'[audit]\ndirectory = "audit"\ntoken_ids = "ids"\n'
+        f'[audit]\ndirectory = "audit"\nkeep = "token_ids"\n\n'
+        f"[web]\nenabled = true\nport = {web_port}\n"
+        f"tokenizer = {json.dumps(tokenizer, ensure_ascii=False)}\n"
     )
 
 

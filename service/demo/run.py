@@ -153,9 +153,15 @@ class Demo:
     def _watch(self, listen: str, digest: str) -> DemoResult:
         """Serve under the daemon, send the demo's requests, and count."""
         prompts = self.prompts("demo", self.n_requests, _MIX)
-        metrics_port = free_port()
+        metrics_port, web_port = free_port(), free_port()
         (self.work / "monitor.toml").write_text(
-            monitor_toml(listen, metrics_port, digest)
+            monitor_toml(
+                listen,
+                metrics_port,
+                digest,
+                web_port=web_port,
+                tokenizer=str(self.model.resolve()),
+            )
         )
         server = VLLMServer(
             str(self.model),
@@ -170,6 +176,7 @@ class Demo:
                 result = self._serve(server, daemon, prompts)
         if not self.is_json:
             print(
+                f"\naudit page http://127.0.0.1:{web_port}/ (with --keep)"
                 f"\nmetrics    http://127.0.0.1:{metrics_port}/metrics (with --keep)\n"
                 f"audit      innerwatch flags list --audit "
                 f"{os.path.relpath(self.work / 'audit')}"

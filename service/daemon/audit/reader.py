@@ -34,10 +34,11 @@ from service.daemon.audit.rows import (
 from service.daemon.audit.schema import VERSION
 from service.daemon.audit.sealing import KeyFile, pack, unpack
 
-_COLUMNS = f"""
+COLUMNS = f"""
     flag_id, request_id, detector, score, threshold, position, bundle_digest, model,
     flagged_at, {VERDICT}, adapter, engine, {LABEL}, {N_ANSWERS} > 1
 """
+"""Of the table ``flags``, what `flag_row` takes."""
 _SUMMARY_FIELDS = (
     "request_row, engine, request_id, verdict, n_prompt_tokens, n_tokens_scored,"
     " n_tokens_shadowed, n_tokens_lost, statistics, margins, flagged_by, p_value,"
@@ -92,11 +93,11 @@ class AuditReader:
         order = "ASC" if wanted.is_rising else "DESC"
         with self._connect() as connection:
             rows = connection.execute(
-                f"SELECT {_COLUMNS} FROM flags WHERE {condition}"
+                f"SELECT {COLUMNS} FROM flags WHERE {condition}"
                 f" ORDER BY flag_id {order} LIMIT ?",
                 (*values, min(limit, _MAX_INTEGER)),
             ).fetchall()
-        return [_flag_row(row) for row in rows]
+        return [flag_row(row) for row in rows]
 
     def count_flags(self, wanted: FlagFilter) -> int:
         """Return how many flags *wanted* asks for."""
@@ -140,13 +141,13 @@ class AuditReader:
         """
         with self._connect() as connection:
             rows = connection.execute(
-                f"SELECT {_COLUMNS} FROM flags WHERE {N_REVIEWERS} < ?"
+                f"SELECT {COLUMNS} FROM flags WHERE {N_REVIEWERS} < ?"
                 " AND NOT EXISTS (SELECT 1 FROM labels WHERE reviewer = ?"
                 "                 AND labels.flag_id = flags.flag_id)"
                 " ORDER BY flag_id DESC LIMIT ?",
                 (n_reviewers, reviewer, limit),
             ).fetchall()
-        return [_flag_row(row) for row in rows]
+        return [flag_row(row) for row in rows]
 
     def flag(self, flag_id: int) -> FlagDetail | None:
         """Return one flag with its arrays, or None."""
@@ -154,13 +155,13 @@ class AuditReader:
             return None
         with self._connect() as connection:
             row = connection.execute(
-                f"SELECT {_COLUMNS}, {SUMMARY.format(column='request_row')}"
+                f"SELECT {COLUMNS}, {SUMMARY.format(column='request_row')}"
                 " FROM flags WHERE flag_id = ?",
                 (flag_id,),
             ).fetchone()
             if row is None:
                 return None
-            flag = _flag_row(row[:-1])
+            flag = flag_row(row[:-1])
             kept = _kept(connection, [flag_id], row[-1])
         return FlagDetail(
             flag=flag,
@@ -177,7 +178,7 @@ class AuditReader:
                 (request_id, engine),
             ).fetchone()
             flags = connection.execute(
-                f"SELECT {_COLUMNS} FROM flags WHERE request_id = ? AND engine = ?"
+                f"SELECT {COLUMNS} FROM flags WHERE request_id = ? AND engine = ?"
                 " ORDER BY flag_id",
                 (request_id, engine),
             ).fetchall()
@@ -195,7 +196,7 @@ class AuditReader:
             engine=engine,
             request_id=request_id,
             summary=_summary_row(summary) if summary else None,
-            flags=tuple(_flag_row(row) for row in flags),
+            flags=tuple(flag_row(row) for row in flags),
             scores=kept.scores,
             token_ids=kept.token_ids,
             text=kept.text,
@@ -296,7 +297,8 @@ def _record(kind: type[_Row], row: Sequence[object]) -> _Row:
     return kind(**dict(zip(names, row, strict=True)))
 
 
-def _flag_row(row: Sequence[object]) -> FlagRow:
+def flag_row(row: Sequence[object]) -> FlagRow:
+    """Return a row of `COLUMNS` as a record."""
     return _record(FlagRow, (*row[:-1], bool(row[-1])))
 
 

@@ -23,6 +23,7 @@ from service.daemon.audit.erasing import (
     retained_from,
     take_old,
 )
+from service.daemon.audit.indexes import PAGE_INDEXES
 from service.daemon.audit.kept import Keeper, hash_key, load_decoder
 from service.daemon.audit.leaves import EVENTS
 from service.daemon.audit.log import AuditLog, Connection, LogFacts
@@ -152,6 +153,7 @@ class AuditStore:
                 if version < VERSION:
                     migrate(connection, version, signer, keys, keeper)
                 scrub(connection)
+                connection.executescript(PAGE_INDEXES)
                 store = cls(
                     connection,
                     signer,

@@ -1,0 +1,1 @@
+"""The audit page: what an operator and a reviewer see in a browser."""
