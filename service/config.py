@@ -2,24 +2,16 @@
 
 import json
 import tomllib
-from collections.abc import Callable
-from dataclasses import MISSING, dataclass, field, fields
+from dataclasses import dataclass, field, fields
 from hashlib import sha256
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 from urllib.parse import urlsplit
 
 from service.address import Address, parse_address
+from service.toml_section import ConfigError, refuse_unknown, section_of
 
-_T = TypeVar("_T")
-
-
-class ConfigError(ValueError):
-    """
-    The configuration cannot be used: the operator's to mend.
-
-    One line: file, key, what was expected, what was found. Nothing was started.
-    """
+__all__ = ["SECTIONS", "Config", "ConfigError", "flat", "load_config"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -307,9 +299,9 @@ def load_config(path: Path) -> Config:
     except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise ConfigError(f"{path}: not TOML: {error}") from error
     _rename(document)
-    _refuse_unknown(document, SECTIONS, f"{path}: ", "section")
+    refuse_unknown(document, SECTIONS, f"{path}: ", "section")
     sections: dict[str, Any] = {
-        name: _section(cls, document.get(name, {}), f"{path}: {name}")
+        name: section_of(cls, document.get(name, {}), f"{path}: {name}")
         for name, cls in SECTIONS.items()
     }
     config = Config(folder=path.resolve().parent, **sections)
@@ -343,52 +335,6 @@ def _rename(document: dict[str, Any]) -> None:
         old = audit.get("token_ids")
         if isinstance(old, str) and old in _TOKEN_IDS:
             audit["keep"] = _TOKEN_IDS[audit.pop("token_ids")]
-
-
-def _section(cls: type[_T], table: object, where: str) -> _T:
-    if not isinstance(table, dict):
-        raise ConfigError(f"{where}: expected a section, got {table!r}")
-    known = {f.name: f for f in fields(cls)}  # type: ignore[arg-type]
-    _refuse_unknown(table, known, f"{where}.", "key")
-    values: dict[str, Any] = {}
-    for key, value in table.items():
-        default = known[key].default
-        assert default is not MISSING, "every key has a default"
-        values[key] = _typed(value, type(default), f"{where}.{key}")
-        _check_range(values[key], known[key].metadata, f"{where}.{key}")
-    return cls(**values)
-
-
-def _typed(value: object, kind: type, where: str) -> object:
-    if kind is float and type(value) is int and abs(value) < 1 << 53:
-        return float(value)
-    if type(value) is not kind:  # bool is an int to isinstance
-        raise ConfigError(f"{where}: expected {kind.__name__}, got {value!r}")
-    return value
-
-
-def _check_range(value: Any, limits: Any, where: str) -> None:
-    tests: dict[str, tuple[str, Callable[[Any], bool]]] = {
-        "least": ("at least", lambda limit: value >= limit),
-        "most": ("at most", lambda limit: value <= limit),
-        "below": ("less than", lambda limit: value < limit),
-        "above": ("more than", lambda limit: limit < value < float("inf")),
-        "choices": ("one of", lambda limit: value in limit),
-    }
-    for name, limit in limits.items():
-        words, is_fine = tests[name]
-        if not is_fine(limit):
-            raise ConfigError(f"{where}: expected {words} {limit}, got {value!r}")
-
-
-def _refuse_unknown(
-    table: dict[str, Any], known: dict[str, Any], where: str, what: str
-) -> None:
-    for key in table:
-        if key not in known:
-            raise ConfigError(
-                f"{where}{key}: unknown {what}, expected one of {', '.join(known)}"
-            )
 
 
 def _check_listen(daemon: DaemonConfig, where: str) -> None:
