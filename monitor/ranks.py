@@ -5,8 +5,8 @@
 # Rule 2: ranks number steps alike. What does not fit together for all that is refused:
 # no row is scored with another token's columns.
 #
-# Rule 3: what waits is bounded. A rank that falls far behind has lost what it did not
-# tell.
+# Rule 3: ranks are waited for, by whoever carries what they tell: nothing here says how
+# long. What is given up comes out as lost.
 """Joins what the ranks of one engine, its pipeline stages, tell of each step."""
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -16,10 +16,7 @@ from typing import Generic, TypeVar
 import numpy as np
 
 from monitor.checks import BatchError
-from monitor.records import MISATTRIBUTED, Gap, LossReason, LostRange, StepBatch
-
-_MAX_AHEAD = 1024
-"""Entries of one rank that wait for another."""
+from monitor.records import MISATTRIBUTED, Gap, StepBatch
 
 T = TypeVar("T")
 
@@ -33,7 +30,7 @@ class Told(Generic[T]):
     """
 
     record: StepBatch | Gap
-    carried: tuple[T, ...]
+    carried: list[T]
 
     @property
     def first_step(self) -> int:
@@ -58,21 +55,52 @@ class Group(Generic[T]):
     is_whole: bool
 
 
+class _Rank(Generic[T]):
+    """What waits of one rank, by its first step, and the last step it told of."""
+
+    def __init__(self) -> None:
+        self.waiting: dict[int, Told[T]] = {}
+        self.last_told = -1
+
+    def put(self, told: Told[T]) -> None:
+        before = self.waiting.get(told.first_step)
+        if before is not None:
+            longer = max(before, told, key=lambda t: t.last_step)
+            told = Told(record=longer.record, carried=before.carried + told.carried)
+        is_behind = before is None and told.first_step < self.last_told
+        self.waiting[told.first_step] = told
+        if is_behind:
+            # Of a connection of before, and late.
+            self.waiting = dict(sorted(self.waiting.items()))
+        self.last_told = max(self.last_told, told.last_step)
+
+    @property
+    def head(self) -> Told[T] | None:
+        return next(iter(self.waiting.values()), None)
+
+    def take(self, until: int) -> list[Told[T]]:
+        """Take out what is about no step after *until*."""
+        taken = []
+        while (head := self.head) is not None and head.last_step <= until:
+            taken.append(self.waiting.pop(head.first_step))
+        return taken
+
+
 class RankJoin(Generic[T]):
     """What each rank of one engine told and another has not, in order of steps."""
 
     def __init__(self, ranks: Iterable[int]) -> None:
-        self._waiting: dict[int, dict[int, Told[T]]] = {r: {} for r in sorted(ranks)}
+        self._ranks: dict[int, _Rank[T]] = {rank: _Rank() for rank in sorted(ranks)}
 
     @property
     def ranks(self) -> tuple[int, ...]:
         """Every rank that tells."""
-        return tuple(self._waiting)
+        return tuple(self._ranks)
 
     @property
     def n_waiting(self) -> int:
         """How many entries wait for other ranks."""
-        return sum(len(waiting) for waiting in self._waiting.values())
+        return sum(len(rank.waiting) for rank in self._ranks.values())
 
     def put(self, rank: int, told: Told[T]) -> None:
         """
@@ -84,23 +112,16 @@ class RankJoin(Generic[T]):
         Raises:
             BatchError: No such rank sends.
         """
-        if rank not in self._waiting:
+        if rank not in self._ranks:
             raise BatchError(f"rank: expected one of {self.ranks}, got {rank}")
-        waiting = self._waiting[rank]
-        before = waiting.get(told.first_step)
-        if before is not None:
-            longer = max(before, told, key=lambda t: t.last_step)
-            told = Told(record=longer.record, carried=before.carried + told.carried)
-        waiting[told.first_step] = told
+        self._ranks[rank].put(told)
 
     def carry(self, rank: int, carried: T) -> bool:
         """Let *carried* come out with the last that waits of a rank; False if none."""
-        waiting = self._waiting.get(rank)
-        if not waiting:
+        known = self._ranks.get(rank)
+        if known is None or not known.waiting:
             return False
-        last = max(waiting)
-        told = waiting[last]
-        waiting[last] = Told(record=told.record, carried=(*told.carried, carried))
+        known.waiting[next(reversed(known.waiting))].carried.append(carried)
         return True
 
     def ready(self) -> Iterator[Group[T]]:
@@ -109,47 +130,25 @@ class RankJoin(Generic[T]):
             yield group
 
     def flush(self) -> Iterator[Group[T]]:
-        """Take out everything: nobody will tell more."""
+        """Take out everything: the others are waited for no more."""
         while (group := self._next(is_over=True)) is not None:
             yield group
 
     def _next(self, *, is_over: bool) -> Group[T] | None:
-        heads = [min(waiting) for waiting in self._waiting.values() if waiting]
+        heads = [h for rank in self._ranks.values() if (h := rank.head) is not None]
         if not heads:
             return None
-        until = self._last_of_group(min(heads))
-        is_behind = any(
-            max((told.last_step for told in waiting.values()), default=-1) < until
-            for waiting in self._waiting.values()
-        )
-        if is_behind and not is_over and not self._is_far_ahead():
+        first = min(head.first_step for head in heads)
+        # A gap comes out at once, and not when all have told up to its end: those
+        # whose parts come later would wait for their answers before they send more.
+        if not is_over and any(r.last_told < first for r in self._ranks.values()):
             return None
-        told = [
-            waiting.pop(first)
-            for waiting in self._waiting.values()
-            for first in sorted(waiting)
-            if first <= until
-        ]
-        is_whole = len(told) == len(self._waiting) and all(
+        until = max(head.last_step for head in heads if head.first_step == first)
+        told = [told for rank in self._ranks.values() for told in rank.take(until)]
+        is_whole = len(told) == len(self._ranks) and all(
             isinstance(one.record, StepBatch) for one in told
         )
         return Group(told=tuple(told), is_whole=is_whole)
-
-    def _last_of_group(self, until: int) -> int:
-        """Widen *until* to the end of every gap that begins by then."""
-        while True:
-            wider = max(
-                told.last_step
-                for waiting in self._waiting.values()
-                for told in waiting.values()
-                if told.first_step <= until
-            )
-            if wider <= until:
-                return until
-            until = wider
-
-    def _is_far_ahead(self) -> bool:
-        return any(len(waiting) > _MAX_AHEAD for waiting in self._waiting.values())
 
 
 def joined(parts: Sequence[StepBatch]) -> StepBatch:
@@ -183,34 +182,6 @@ def joined(parts: Sequence[StepBatch]) -> StepBatch:
     )
 
 
-def joined_gap(told: Sequence[StepBatch | Gap]) -> Gap:
-    """
-    Return what is lost where some rank told of a gap, or did not tell.
-
-    Positions that several ranks name are counted once by the books; of what none
-    names, the most that one rank counted.
-    """
-    gaps = [record for record in told if isinstance(record, Gap)]
-    if not gaps:
-        gaps = [_gap_of(record) for record in told if isinstance(record, StepBatch)][:1]
-    lost = tuple(dict.fromkeys(one for gap in gaps for one in gap.lost))
-    n_listed = sum(one.n_tokens for one in lost)
-    finished = tuple(dict.fromkeys(name for gap in gaps for name in gap.finished))
-    n_unlisted = max(g.n_tokens - sum(x.n_tokens for x in g.lost) for g in gaps)
-    n_unnamed = max(g.n_finished - len(g.finished) for g in gaps)
-    return replace(
-        gaps[0],
-        first_step=min(gap.first_step for gap in gaps),
-        last_step=max(gap.last_step for gap in gaps),
-        n_tokens=n_listed + n_unlisted,
-        lost=lost,
-        finished=finished,
-        n_finished=len(finished) + max(0, n_unnamed),
-        began_at=min(gap.began_at for gap in gaps),
-        ended_at=max(gap.ended_at for gap in gaps),
-    )
-
-
 def _check_alike(first: StepBatch, other: StepBatch) -> None:
     names = ("row_offsets", "first_positions")
     is_alike = first.request_ids == other.request_ids and all(
@@ -228,25 +199,3 @@ def _check_alike(first: StepBatch, other: StepBatch) -> None:
     twice = first.squared_norms.keys() & other.squared_norms.keys()
     if twice:
         raise BatchError(f"step {first.step}: two ranks sent {sorted(twice)}")
-
-
-def _gap_of(batch: StepBatch) -> Gap:
-    n_rows_each = np.diff(batch.row_offsets).tolist()
-    return Gap(
-        engine=batch.engine,
-        rank=batch.rank,
-        reason=LossReason.NOT_RECEIVED,
-        first_step=batch.step,
-        last_step=batch.step,
-        n_tokens=sum(n_rows_each),
-        lost=tuple(
-            LostRange(request_id=r, first_position=first, n_tokens=n)
-            for r, first, n in zip(
-                batch.request_ids,
-                batch.first_positions.tolist(),
-                n_rows_each,
-                strict=True,
-            )
-        ),
-        finished=batch.finished,
-    )

@@ -71,7 +71,7 @@ class StepBatch:
     Attributes:
         engine: Which engine start sent it.
 
-        rank: Tensor-parallel rank.
+        rank: The pipeline stage that sent it; of a joined step, the first.
 
         step: Counted by the sender, rising.
 

@@ -14,6 +14,7 @@ COMMANDS = (
     "audit",
     "detectors",
     "canary",
+    "drill",
     "collect",
     "sae",
     "fit",

@@ -278,7 +278,7 @@ class Collector(Receiver):
             return []
         steps = []
         try:
-            self._join.put(batch.rank, Told(record=batch, carried=()))
+            self._join.put(batch.rank, Told(record=batch, carried=[]))
             for group in self._join.ready():
                 records = [told.record for told in group.told]
                 parts = [r for r in records if isinstance(r, StepBatch)]

@@ -2,23 +2,16 @@
 
 import json
 import tomllib
-from collections.abc import Callable
-from dataclasses import MISSING, dataclass, field, fields
+from dataclasses import dataclass, field, fields
 from hashlib import sha256
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
+from urllib.parse import urlsplit
 
 from service.address import Address, parse_address
+from service.toml_section import ConfigError, refuse_unknown, section_of
 
-_T = TypeVar("_T")
-
-
-class ConfigError(ValueError):
-    """
-    The configuration cannot be used: the operator's to mend.
-
-    One line: file, key, what was expected, what was found. Nothing was started.
-    """
+__all__ = ["SECTIONS", "Config", "ConfigError", "flat", "load_config"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -145,6 +138,43 @@ class CanaryConfig:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class WebhookConfig:
+    """[webhook]: who is told of every flag that is in the record."""
+
+    url: str = ""
+    """``http://`` or ``https://``; empty tells nobody."""
+
+    secret_file: str = ""
+    """File with the key that notices are signed with. Relative to the file."""
+
+    timeout_seconds: float = field(default=5.0, metadata={"above": 0})
+    """How long the receiver may take for one."""
+
+    queue_flags: int = field(default=100000, metadata={"least": 1})
+    """Flags of the record that wait for it; beyond them the oldest are left out."""
+
+    give_up_seconds: float = field(default=3600.0, metadata={"above": 0})
+    """How long one flag is tried, before it is left out and the next one is."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OTLPConfig:
+    """[otlp]: an OpenTelemetry collector that gets every flag as an event."""
+
+    url: str = ""
+    """Of OTLP over HTTP, ``http://127.0.0.1:4318/v1/logs``; empty sends none."""
+
+    timeout_seconds: float = field(default=5.0, metadata={"above": 0})
+    """How long the collector may take for one."""
+
+    queue_flags: int = field(default=100000, metadata={"least": 1})
+    """As [webhook]'s."""
+
+    give_up_seconds: float = field(default=3600.0, metadata={"above": 0})
+    """As [webhook]'s."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class WebConfig:
     """[web]: the audit page."""
 
@@ -186,6 +216,8 @@ class Config:
     audit: AuditConfig = field(default_factory=AuditConfig)
     ingest: IngestConfig = field(default_factory=IngestConfig)
     canary: CanaryConfig = field(default_factory=CanaryConfig)
+    webhook: WebhookConfig = field(default_factory=WebhookConfig)
+    otlp: OTLPConfig = field(default_factory=OTLPConfig)
     web: WebConfig = field(default_factory=WebConfig)
     folder: Path = Path()
     """Where the file lies; not a key. Relative paths start here."""
@@ -209,11 +241,27 @@ class Config:
         """
         if not self.canary.api_key_file:
             return ""
-        path = self.folder / self.canary.api_key_file
+        return self._secret("canary.api_key_file", self.canary.api_key_file)
+
+    def webhook_secret(self) -> str:
+        """
+        Read the key of the webhook.
+
+        Raises:
+            ConfigError: The file cannot be read, or none is named.
+        """
+        if not self.webhook.secret_file:
+            raise ConfigError(
+                "webhook.secret_file: expected a file with the key, got none"
+            )
+        return self._secret("webhook.secret_file", self.webhook.secret_file)
+
+    def _secret(self, where: str, name: str) -> str:
+        path = self.folder / name
         try:
             return path.read_text().strip()
         except (OSError, UnicodeDecodeError) as error:
-            raise ConfigError(f"canary.api_key_file: {path}: {error}") from error
+            raise ConfigError(f"{where}: {path}: {error}") from error
 
     @property
     def audit_path(self) -> Path:
@@ -228,6 +276,8 @@ SECTIONS: dict[str, type] = {
     "audit": AuditConfig,
     "ingest": IngestConfig,
     "canary": CanaryConfig,
+    "webhook": WebhookConfig,
+    "otlp": OTLPConfig,
     "web": WebConfig,
 }
 """Every section of the file and the record it becomes."""
@@ -249,13 +299,15 @@ def load_config(path: Path) -> Config:
     except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise ConfigError(f"{path}: not TOML: {error}") from error
     _rename(document)
-    _refuse_unknown(document, SECTIONS, f"{path}: ", "section")
+    refuse_unknown(document, SECTIONS, f"{path}: ", "section")
     sections: dict[str, Any] = {
-        name: _section(cls, document.get(name, {}), f"{path}: {name}")
+        name: section_of(cls, document.get(name, {}), f"{path}: {name}")
         for name, cls in SECTIONS.items()
     }
     config = Config(folder=path.resolve().parent, **sections)
     _check_listen(config.daemon, f"{path}: daemon.listen")
+    _check_url(config.webhook.url, f"{path}: webhook.url")
+    _check_url(config.otlp.url, f"{path}: otlp.url")
     _check_web(config.web, f"{path}: web.host")
     return config
 
@@ -285,52 +337,6 @@ def _rename(document: dict[str, Any]) -> None:
             audit["keep"] = _TOKEN_IDS[audit.pop("token_ids")]
 
 
-def _section(cls: type[_T], table: object, where: str) -> _T:
-    if not isinstance(table, dict):
-        raise ConfigError(f"{where}: expected a section, got {table!r}")
-    known = {f.name: f for f in fields(cls)}  # type: ignore[arg-type]
-    _refuse_unknown(table, known, f"{where}.", "key")
-    values: dict[str, Any] = {}
-    for key, value in table.items():
-        default = known[key].default
-        assert default is not MISSING, "every key has a default"
-        values[key] = _typed(value, type(default), f"{where}.{key}")
-        _check_range(values[key], known[key].metadata, f"{where}.{key}")
-    return cls(**values)
-
-
-def _typed(value: object, kind: type, where: str) -> object:
-    if kind is float and type(value) is int and abs(value) < 1 << 53:
-        return float(value)
-    if type(value) is not kind:  # bool is an int to isinstance
-        raise ConfigError(f"{where}: expected {kind.__name__}, got {value!r}")
-    return value
-
-
-def _check_range(value: Any, limits: Any, where: str) -> None:
-    tests: dict[str, tuple[str, Callable[[Any], bool]]] = {
-        "least": ("at least", lambda limit: value >= limit),
-        "most": ("at most", lambda limit: value <= limit),
-        "below": ("less than", lambda limit: value < limit),
-        "above": ("more than", lambda limit: limit < value < float("inf")),
-        "choices": ("one of", lambda limit: value in limit),
-    }
-    for name, limit in limits.items():
-        words, is_fine = tests[name]
-        if not is_fine(limit):
-            raise ConfigError(f"{where}: expected {words} {limit}, got {value!r}")
-
-
-def _refuse_unknown(
-    table: dict[str, Any], known: dict[str, Any], where: str, what: str
-) -> None:
-    for key in table:
-        if key not in known:
-            raise ConfigError(
-                f"{where}{key}: unknown {what}, expected one of {', '.join(known)}"
-            )
-
-
 def _check_listen(daemon: DaemonConfig, where: str) -> None:
     try:
         address = parse_address(daemon.listen)
@@ -341,6 +347,17 @@ def _check_listen(daemon: DaemonConfig, where: str) -> None:
             f"{where}: expected a unix socket or a loopback address unless "
             f"daemon.allow_insecure_tcp is true, got {daemon.listen!r}"
         )
+
+
+def _check_url(url: str, where: str) -> None:
+    try:
+        parts = urlsplit(url)
+        is_fine = parts.scheme in ("http", "https") and bool(parts.hostname)
+        is_fine = is_fine and parts.port != 0
+    except ValueError:
+        is_fine = False
+    if url and not is_fine:
+        raise ConfigError(f"{where}: expected http://host or https://host, got {url!r}")
 
 
 def _check_web(web: WebConfig, where: str) -> None:

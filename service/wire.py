@@ -4,7 +4,7 @@
 #
 # Rule 2: whatever bytes arrive, the only exception that leaves is WireError.
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from math import isfinite
 from typing import Protocol, TypedDict, TypeVar
 
@@ -41,6 +41,9 @@ REASON_FROM_PROTO: dict[int, LossReason] = {
 
 MAX_COUNT = 2**53
 """Steps and counts beyond this are refused: exact in a double, and in SQLite."""
+
+N_LAYOUT = 5
+"""Columns of ``StepBatch.layout``: rows, first position, cached, prompt, drafts."""
 
 MAX_ROWS = 1 << 22
 """Rows of one message; checked before memory is taken for them."""
@@ -108,9 +111,18 @@ def bank_to_proto(bank: BankLike) -> pb.Bank:
     return message
 
 
-def n_rows_of(message: pb.StepBatch) -> int:
-    """Return how many rows *message* says it carries, without trusting its arrays."""
-    return sum(request.n_rows for request in message.requests)
+def layout_of(message: pb.StepBatch) -> NDArray[np.int64]:
+    """
+    Return what *message* says of its requests' rows, int64 (n_requests, 5).
+
+    Raises:
+        WireError: It is of another number of requests, or a count is negative.
+    """
+    shape = (len(message.request_ids), N_LAYOUT)
+    layout = _array(message.layout, shape, _I32, "batch.layout").astype(np.int64)
+    if layout.size and layout.min() < 0:
+        raise WireError(f"batch.layout: expected 0 or more, got {layout.min()}")
+    return layout
 
 
 def batch_from_proto(
@@ -126,17 +138,19 @@ def batch_from_proto(
     Args:
         message: As received.
         engine: The sender's engine.
-        rank: The sender's tensor-parallel rank.
+        rank: The sender's pipeline stage.
         holds_activations: What the engine's Hello said of its mode. None: rows
             without a bank digest are activations.
 
     Raises:
         WireError: A size does not fit, or a name is empty or repeats.
     """
-    n_rows = n_rows_of(message)
+    layout = layout_of(message)
+    n_rows_each, first_positions, n_cached, n_prompt_tokens, n_drafts = layout.T
+    n_rows = int(n_rows_each.sum())
     if n_rows > MAX_ROWS or (n_rows and not message.hook_points):
         raise WireError(
-            f"batch.requests: expected up to {MAX_ROWS} rows, at one hook point or "
+            f"batch.layout: expected up to {MAX_ROWS} rows, at one hook point or "
             f"more, got {n_rows} at {len(message.hook_points)}"
         )
     if message.step > MAX_COUNT:
@@ -158,8 +172,8 @@ def batch_from_proto(
         )
     if holds_activations is None:
         holds_activations = not message.bank_digest
-    request_ids = tuple(request.request_id for request in message.requests)
-    _check_names(request_ids, "batch.requests")
+    request_ids = tuple(message.request_ids)
+    _check_names(request_ids, "batch.request_ids")
     finished = tuple(request.request_id for request in message.finished)
     _check_names(finished, "batch.finished")
     preempted = tuple(message.preempted)
@@ -174,24 +188,20 @@ def batch_from_proto(
         activations=activations,
         squared_norms=squared_norms,
         request_ids=request_ids,
-        row_offsets=_integers([0, *(r.n_rows for r in message.requests)]).cumsum(),
-        first_positions=_integers([r.first_position for r in message.requests]),
-        n_cached=_integers([r.n_cached for r in message.requests]),
-        n_prompt_tokens=_integers([r.n_prompt_tokens for r in message.requests]),
+        row_offsets=np.concatenate([[0], n_rows_each]).cumsum(),
+        first_positions=first_positions,
+        n_cached=n_cached,
+        n_prompt_tokens=n_prompt_tokens,
         token_ids=_token_ids(message.token_ids, n_rows),
         finished=finished,
         preempted=preempted,
         slots=_array(
             message.slots, (n_rows if message.slots else 0,), _I32, "batch.slots"
         ),
-        cached={
-            i: _cached_prefix(request.cached, request.first_position, i)
-            for i, request in enumerate(message.requests)
-            if request.HasField("cached")
-        },
+        cached=dict(_cached(message, first_positions)),
         adapters=_adapters(message),
         weights_generation=message.weights_generation,
-        n_drafts=_drafts(message),
+        n_drafts=n_drafts if n_drafts.any() else n_drafts[:0],
         n_positions={
             r.request_id: r.n_positions for r in message.finished if r.n_positions
         },
@@ -248,23 +258,35 @@ def gap_from_proto(message: pb.Gap, *, engine: str, rank: int) -> Gap:
     )
 
 
-def _cached_prefix(message: pb.CachedPrefix, length: int, index: int) -> CachedPrefix:
-    where = f"batch.requests[{index}].cached"
-    return CachedPrefix(
-        token_ids=_array(message.token_ids, (length,), _I32, where + ".token_ids"),
-        slots=_array(message.slots, (length,), _I32, where + ".slots"),
-    )
-
-
-def _drafts(message: pb.StepBatch) -> NDArray[np.int64]:
-    n_drafts = [request.n_drafts for request in message.requests]
-    return _integers(n_drafts if any(n_drafts) else [])
+def _cached(
+    message: pb.StepBatch, first_positions: NDArray[np.int64]
+) -> Iterator[tuple[int, CachedPrefix]]:
+    for i, prefix in enumerate(message.cached):
+        where = f"batch.cached[{i}]"
+        if prefix.request >= len(first_positions):
+            raise WireError(
+                f"{where}.request: expected one of {len(first_positions)}, "
+                f"got {prefix.request}"
+            )
+        shape = (int(first_positions[prefix.request]),)
+        yield (
+            prefix.request,
+            CachedPrefix(
+                token_ids=_array(prefix.token_ids, shape, _I32, where + ".token_ids"),
+                slots=_array(prefix.slots, shape, _I32, where + ".slots"),
+            ),
+        )
 
 
 def _adapters(message: pb.StepBatch) -> tuple[str, ...]:
-    adapters = tuple(request.adapter for request in message.requests)
+    adapters = tuple(message.adapters)
+    if len(adapters) not in (0, len(message.request_ids)):
+        raise WireError(
+            f"batch.adapters: expected {len(message.request_ids)} or none, "
+            f"got {len(adapters)}"
+        )
     if max(map(len, adapters), default=0) > MAX_NAME:
-        raise WireError(f"batch.requests: expected adapters of up to {MAX_NAME}")
+        raise WireError(f"batch.adapters: expected names of up to {MAX_NAME}")
     return adapters if any(adapters) else ()
 
 
@@ -290,10 +312,6 @@ def _array(
             f"{where}: expected {n_bytes} bytes of {dtype.name} {shape}, got {len(raw)}"
         )
     return np.frombuffer(raw, dtype=dtype).reshape(shape)
-
-
-def _integers(numbers: list[int]) -> NDArray[np.int64]:
-    return np.array(numbers, dtype=np.int64)
 
 
 def _check_names(names: tuple[str, ...], where: str) -> None:

@@ -27,13 +27,7 @@ class Drafts:
                 self._n_positions.pop(request_id, None)
 
     def sampled(self, output: Any, facts: Mapping[str, RequestFacts]) -> None:
-        """
-        Take in what vLLM's *output* says was drawn in that step.
-
-        A pipeline stage that draws nothing has None.
-        """
-        if output is None:
-            return
+        """Take in what vLLM's *output* says was drawn in that step."""
         for request_id, first in self._first.items():
             drawn = output.sampled_token_ids[output.req_id_to_index[request_id]]
             known = facts.get(request_id)

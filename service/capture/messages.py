@@ -1,7 +1,6 @@
-"""Steps and losses as wire messages. Runs on the sender's thread, or the engine's."""
+"""Steps and losses as wire messages. Runs on the sender's thread."""
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from service.capture.outbox import Loss
@@ -9,6 +8,7 @@ from service.capture.step import Step
 from service.capture.tap import MISATTRIBUTED
 from service.ring_record import put_arrays
 from service.rpc.innerwatch.v1 import innerwatch_pb2 as pb
+from service.wire import N_LAYOUT
 
 _NO_SLOTS = np.zeros(0, dtype=np.int32)
 
@@ -43,42 +43,59 @@ def describe_batch(
     if step.values is None or step.squared_norms is None or step.token_ids is None:
         return []
     assert step.rows is not None
-    token_ids = _array(step.token_ids)
-    values, norms = _array(step.values), _array(step.squared_norms)
-    slots = None if step.slots is None else _array(step.slots)
+    token_ids, slots = step.token_ids, step.slots
+    values, norms = step.values, step.squared_norms
+    _describe_requests(message, step)
     row = 0
-    for (request_id, first, n), facts in zip(step.spans(), step.facts, strict=True):
-        request = message.requests.add(
-            request_id=request_id,
-            n_rows=n,
-            first_position=first,
-            n_cached=facts.n_cached,
-            n_prompt_tokens=facts.n_prompt_tokens,
-            adapter=facts.adapter,
-            n_drafts=min(n, step.rows.n_drafts(request_id, first + n)),
-        )
+    # Of nearly every request, one that decodes, nothing is to be done here.
+    for i, ((_, first, n), facts) in enumerate(
+        zip(step.spans(), step.facts, strict=True)
+    ):
         if slots is not None and not facts.is_shared:
             slots[row : row + n] = -1
-        prompt = facts.prompt[first : first + n]
-        # The row's token and its activation lie at one index: where the token is not
-        # the one that the request has there, neither is the activation.
-        if len(prompt) and not np.array_equal(
-            token_ids[row : row + len(prompt)], prompt
-        ):
-            norms[:, row : row + n] = MISATTRIBUTED
+        if first < len(facts.prompt):
+            prompt = facts.prompt[first : first + n]
+            # The row's token and its activation lie at one index: where the token is
+            # not the one that the request has there, neither is the activation.
+            if not np.array_equal(token_ids[row : row + len(prompt)], prompt):
+                norms[:, row : row + n] = MISATTRIBUTED
         row += n
         cached = facts.cached
         # Of a request that was cut, only with the part that comes right behind it.
         if slots is not None and cached is not None and cached.n_tokens == first:
             before, held = cached.arrays()
-            request.cached.token_ids = before.tobytes()
-            request.cached.slots = held.tobytes()
+            message.cached.add(
+                request=i, token_ids=before.tobytes(), slots=held.tobytes()
+            )
     message.weights_generation = step.weights_generation
-    arrays = [token_ids, _NO_SLOTS if slots is None else slots]
+    arrays: list[NDArray[np.generic]] = [
+        token_ids,
+        _NO_SLOTS if slots is None else slots,
+    ]
     for site, hook_point in enumerate(hook_points):
         message.hook_points.add(hook_point=hook_point, width=values.shape[2])
         arrays += [values[site], norms[site]]
     return arrays
+
+
+def _describe_requests(message: pb.StepBatch, step: Step) -> None:
+    """All that is said of every request, in one array: there may be hundreds."""
+    rows, facts = step.rows, step.facts
+    assert rows is not None
+    message.request_ids.extend(rows.request_ids)
+    layout = np.zeros((len(facts), N_LAYOUT), dtype="<i4")
+    layout[:, 0] = rows.n_rows
+    layout[:, 1] = rows.first_positions
+    layout[:, 2] = [f.n_cached for f in facts]
+    layout[:, 3] = [f.n_prompt_tokens for f in facts]
+    if rows.first_drafts:
+        layout[:, 4] = [
+            min(n, rows.n_drafts(request_id, first + n))
+            for request_id, first, n in step.spans()
+        ]
+    message.layout = layout.tobytes()
+    if any(f.adapter for f in facts):
+        message.adapters.extend(f.adapter for f in facts)
 
 
 def gap_message(loss: Loss) -> pb.Gap:
@@ -98,8 +115,3 @@ def gap_message(loss: Loss) -> pb.Gap:
         began_at=loss.began_at,
         ended_at=loss.ended_at,
     )
-
-
-def _array(tensor: torch.Tensor) -> NDArray[np.generic]:
-    array: NDArray[np.generic] = tensor.numpy()
-    return array

@@ -80,12 +80,13 @@ class Outbox:
 
     def put(self, step: Step, reason_if_full: int) -> None:
         """Append *step*; without room for it, as lost for *reason_if_full*."""
-        if not self.has_room(step.n_bytes):
+        n_bytes = step.n_bytes
+        if not self.has_room(n_bytes):
             self.lose(step, reason_if_full)
             return
         with self._changed:
             self._entries.append(step)
-            self._n_bytes += step.n_bytes
+            self._n_bytes += n_bytes
             self._changed.notify_all()
 
     def lose(self, step: Step, reason: int) -> None:

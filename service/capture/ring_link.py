@@ -1,7 +1,5 @@
-# Rule 1: nothing here waits. The engine's thread writes a step as soon as it has put it
-# into the outbox, unless that would take long: many requests to name, or many bytes.
-# What it leaves, the sender's thread writes at its next tick. Who comes second goes
-# away again.
+# Rule 1: nothing here waits, and nothing runs on the engine's thread: it has put its
+# step into the outbox and gone on.
 #
 # Rule 2: a ring that is broken is left for good, with the reason in `problem`. What
 # was not acknowledged is still in the outbox, and goes the next way there is.
@@ -9,7 +7,6 @@
 
 import os
 import socket
-import threading
 from collections import deque
 
 from service.address import parse_address
@@ -29,11 +26,6 @@ from service.rpc.innerwatch.v1 import innerwatch_pb2 as pb
 
 _HANDOVER_SECONDS = 5.0
 _NO_LIMIT = 1 << 62  # The ring's memory is what limits it.
-
-# What the engine's thread does itself: 2 us for each request or range that is named,
-# 0.2 us for each KiB (2026-11-23). A tick of the sender's thread takes the rest.
-_MAX_LIGHT_NAMES = 48
-_MAX_LIGHT_BYTES = 512 << 10
 
 
 def open_ring(address: str, engine: str, rank: int) -> tuple[RingWriter, socket.socket]:
@@ -91,7 +83,6 @@ class RingLink:
         self._hook_points = hook_points
         self._writer = writer
         self._connection = connection
-        self._lock = threading.Lock()
         self._in_ring: deque[bool] = deque()  # Whether each record is an entry.
         self._entry: Entry | None = None
         self._parts: list[bytes | memoryview] | None = None
@@ -104,32 +95,28 @@ class RingLink:
         """Carry what *stream* of the outbox holds; before the first `pump`."""
         self._stream = stream
 
-    def pump(self, max_entries: int, *, is_engine: bool = False) -> int:
+    def pump(self) -> bool:
         """
-        Drop what was acknowledged; write up to *max_entries* that are complete.
+        Drop what was acknowledged; write the next entry, if it is complete.
 
-        What finds no room, or still comes from the device, waits for the next call;
-        on the engine's thread also what would hold it up.
+        What finds no room, or still comes from the device, waits for the next call.
 
         Returns:
-            How many were written.
+            Whether one was written.
         """
-        n_written = 0
-        if self.problem or not self._lock.acquire(blocking=False):
-            return n_written
+        if self.problem:
+            return False
         try:
             self._settle()
-            while n_written < max_entries and self._write_next(is_engine):
-                n_written += 1
-            if n_written and self._writer.wake():
+            if not self._write_next():
+                return False
+            if self._writer.wake():
                 self._wake()
         except OSError as error:
             self.problem = f"the daemon is gone: {error.strerror}"
-        except Exception as error:  # noqa: BLE001 - see rule 2; never into the engine
+        except Exception as error:  # noqa: BLE001 - see rule 2
             self.problem, self.is_broken = f"{type(error).__name__}: {error}", True
-        finally:
-            self._lock.release()
-        return n_written
+        return not self.problem
 
     def beat(self, heartbeat: pb.StreamRequest, *, is_idle: bool) -> None:
         """
@@ -143,20 +130,18 @@ class RingLink:
         said.CopyFrom(heartbeat)
         if not is_idle:
             said.heartbeat.bank_digest = ""
-        with self._lock:
-            if self.problem or self._entry is not None:
-                return
-            try:
-                if self._writer.push(record_parts(said, ())):
-                    self._in_ring.append(False)
-            except ValueError as error:
-                self.problem, self.is_broken = str(error), True
+        if self.problem or self._entry is not None:
+            return
+        try:
+            if self._writer.push(record_parts(said, ())):
+                self._in_ring.append(False)
+        except ValueError as error:
+            self.problem, self.is_broken = str(error), True
 
     def close(self) -> None:
         """End the connection: the daemon reads what is in the ring, and ends too."""
         self.problem = self.problem or "closed"
-        with self._lock:
-            self._connection.close()
+        self._connection.close()
 
     def is_alive(self) -> bool:
         """Look whether the daemon still holds its end; leaves a problem if not."""
@@ -178,13 +163,11 @@ class RingLink:
                 self._outbox.acknowledge(self._stream)
         self.n_refused = self._writer.n_refused
 
-    def _write_next(self, is_engine: bool) -> bool:
+    def _write_next(self) -> bool:
         if self._entry is None:
             self._entry = self._outbox.next_entry(self._stream, _NO_LIMIT, 0.0)
         entry = self._entry
         if entry is None or not _is_complete(entry):
-            return False
-        if is_engine and not _is_light(entry):
             return False
         if self._parts is None:
             self._parts = self._parts_of(entry)
@@ -215,11 +198,3 @@ def _is_complete(entry: Entry) -> bool:
     if not isinstance(entry, Step) or entry.copied is None:
         return True
     return bool(entry.copied.query())
-
-
-def _is_light(entry: Entry) -> bool:
-    if isinstance(entry, Step):
-        n_names = len(entry.facts) + len(entry.finished)
-        return n_names <= _MAX_LIGHT_NAMES and entry.n_bytes <= _MAX_LIGHT_BYTES
-    n_names = len(entry.ranges) + len(entry.more) + len(entry.finished)
-    return n_names <= _MAX_LIGHT_NAMES

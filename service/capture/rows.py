@@ -108,7 +108,7 @@ def read_rows(runner: Any, scheduler_output: Any) -> Rows:
         raise LayoutError(f"the scheduler asked for {expected}, the runner has {seen}")
     return replace(
         rows,
-        slots=_slots(state, len(rows.token_ids)),
+        slots=_slots(runner, state, len(rows.token_ids)),
         first_drafts=_first_drafts(rows, scheduler_output),
     )
 
@@ -136,11 +136,16 @@ def _first_drafts(rows: Rows, scheduler_output: Any) -> dict[str, int]:
     }
 
 
-def _slots(state: Any, n_rows: int) -> torch.Tensor | None:
+def _slots(runner: Any, state: Any, n_rows: int) -> torch.Tensor | None:
     # One name on each runner. Every layer of the one group has the same.
     by_layer = getattr(state, "slot_mappings", None) or getattr(
         state, "slot_mappings_by_layer", None
     )
+    tables = getattr(getattr(runner, "input_batch", None), "block_table", None)
+    if state is None and tables is not None:
+        # A pipeline stage before the last, on V1: what the mappings are views of.
+        own: torch.Tensor = tables[0].slot_mapping.gpu[:n_rows]
+        return own
     if not isinstance(by_layer, dict):
         return None
     slots: torch.Tensor = next(iter(by_layer.values()))

@@ -26,8 +26,10 @@ _RETRY_SECONDS = 0.5
 _HELLO_TIMEOUT_SECONDS = 5.0
 _HEARTBEAT_SECONDS = 1.0
 _MAX_UNACKNOWLEDGED = 256
-_TICK_SECONDS = 0.02  # What the engine's thread left for the ring waits so long.
-_MAX_PUMPED = 2  # Entries at once: the engine's thread waits for no more.
+# The engine's thread goes first: after a sleep of 0 this one would have the
+# interpreter again before the other has woken.
+_YIELD_SECONDS = 5e-5
+_TICK_SECONDS = 0.02  # So long a step waits for the ring, at most.
 _REFUSALS = (grpc.StatusCode.FAILED_PRECONDITION, grpc.StatusCode.INVALID_ARGUMENT)
 _OPTIONS = [
     ("grpc.max_send_message_length", -1),
@@ -73,7 +75,6 @@ class Sender:
     ) -> None:
         self._outbox = outbox
         self._transport = transport
-        self._link: RingLink | None = None
         self._is_ring_broken = False
         self._ring_problem = ""
         self._address = address
@@ -93,12 +94,6 @@ class Sender:
     def start(self) -> None:
         """Start the thread."""
         self._thread.start()
-
-    def flush(self) -> None:
-        """Carry what was just put, if there is a ring. On the engine's thread."""
-        link = self._link
-        if link is not None:
-            link.pump(_MAX_PUMPED, is_engine=True)
 
     def close(self, timeout_seconds: float = 2.0) -> None:
         """Give what is unsent *timeout_seconds*, then stop."""
@@ -135,7 +130,6 @@ class Sender:
         self._refusals.clear()
         if link is not None:
             link.begin(stream)
-        self._link = link
         self.is_connected = True
         way = "gRPC" if link is None else "a ring"
         _log.info("innerwatch: connected to %s by %s", self._address, way)
@@ -180,7 +174,6 @@ class Sender:
         )
 
     def _leave(self, link: RingLink | None) -> None:
-        self._link = None
         if link is None:
             return
         if link.is_broken:
@@ -258,8 +251,8 @@ class Sender:
 
     def _tick(self, link: RingLink) -> bool:
         """Carry what the engine's thread left; False when the ring is broken."""
-        while link.pump(_MAX_PUMPED):
-            time.sleep(0)  # The engine's thread goes first.
+        while link.pump():
+            time.sleep(_YIELD_SECONDS)
         if link.n_refused:
             self._report("the daemon refused a batch; its log says why")
         if not link.is_alive():

@@ -3,7 +3,9 @@
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from service.capture.requests import RequestFacts
 from service.capture.rows import Rows
@@ -14,10 +16,10 @@ def overhead(n_requests: int) -> int:
     return 1024 + 48 * n_requests
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+@dataclass(slots=True, kw_only=True, eq=False)
 class Step:
     """
-    One step as captured.
+    One step as captured. The engine's thread fills it in; once put it does not change.
 
     *values* is float32 of shape (n_sites, n_rows, width), *squared_norms*
     (n_sites, n_rows), *token_ids* and *slots* int32 (n_rows,), all in host memory and
@@ -34,10 +36,10 @@ class Step:
     rows: Rows | None
     n_steps: int = 1
     facts: tuple[RequestFacts, ...] = ()
-    values: torch.Tensor | None = None
-    squared_norms: torch.Tensor | None = None
-    token_ids: torch.Tensor | None = None
-    slots: torch.Tensor | None = None
+    values: NDArray[np.float32] | None = None
+    squared_norms: NDArray[np.float32] | None = None
+    token_ids: NDArray[np.int32] | None = None
+    slots: NDArray[np.int32] | None = None
     weights_generation: int = 0
     copied: torch.cuda.Event | None = None
     finished: tuple[str, ...] = ()
@@ -47,9 +49,9 @@ class Step:
     @property
     def n_bytes(self) -> int:
         """Memory the step holds, with an allowance for its small parts."""
-        tensors = (self.values, self.squared_norms, self.token_ids, self.slots)
+        arrays = (self.values, self.squared_norms, self.token_ids, self.slots)
         n_requests = len(self.facts)
-        return sum(t.nbytes for t in tensors if t is not None) + overhead(n_requests)
+        return sum(a.nbytes for a in arrays if a is not None) + overhead(n_requests)
 
     @property
     def n_rows(self) -> int:

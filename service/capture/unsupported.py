@@ -23,6 +23,11 @@ _UNSUPPORTED: tuple[tuple[str, str, Callable[[Any], object]], ...] = (
         lambda c: c.speculative_config and c.speculative_config.method not in _GUESSERS,
     ),
     (
+        "speculative decoding on several pipeline stages",
+        "the last alone knows which draft tokens were kept",
+        lambda c: c.speculative_config and c.parallel_config.pipeline_parallel_size > 1,
+    ),
+    (
         "asynchronous speculative decoding",
         "which draft tokens were kept is not known on the host",
         lambda c: c.speculative_config and c.scheduler_config.async_scheduling,

@@ -14,7 +14,6 @@ import logging
 import threading
 import time
 from collections.abc import Iterator
-from dataclasses import replace
 from typing import Any
 
 import torch
@@ -25,7 +24,7 @@ from service.capture.hello import hello_request
 from service.capture.layers import check_layers, find_decoder_layers, install_tap
 from service.capture.outbox import Outbox
 from service.capture.requests import Requests
-from service.capture.rows import block_size_of, read_rows, scheduled_rows
+from service.capture.rows import Rows, block_size_of, read_rows, scheduled_rows
 from service.capture.sender import Sender
 from service.capture.settings import CaptureError, CaptureSettings, layer_of
 from service.capture.snapshot import Snapshooter
@@ -176,7 +175,7 @@ class CaptureWorker:
         n_rows = scheduler_output.total_num_scheduled_tokens
         if n_rows == 0 and not scheduler_output.finished_req_ids:
             return
-        lost = Step(
+        step = Step(
             step=self._step + 1,
             bank_digest=self._digest,
             captured_at=time.time(),
@@ -185,25 +184,27 @@ class CaptureWorker:
         )
         reason = pb.LOSS_REASON_LAYOUT_UNREADABLE
         with self._never_raising("the rows of a step could not be read"):
-            lost = self._describe(lost, scheduler_output)
+            self._describe(step, scheduler_output)
             if n_rows == 0:
-                self._put(lost)
+                self._put(step)
                 return
             dropped = self._reason_to_drop(scheduler_output)
             if dropped is None:
-                rows = read_rows(self._worker.model_runner, scheduler_output)
-                self._drafts.scheduled(rows)
-                self._put(self._copy_rows(replace(lost, rows=rows)))
+                step.rows = read_rows(self._worker.model_runner, scheduler_output)
+                self._drafts.scheduled(step.rows)
+                self._copy_rows(step, step.rows)
+                self._put(step)
                 return
             reason = dropped
         with self._never_raising("a loss could not be named"):
-            lost = replace(lost, rows=scheduled_rows(scheduler_output))
-            assert lost.rows is not None
-            self._drafts.scheduled(lost.rows)
+            step.rows = scheduled_rows(scheduler_output)
+            self._drafts.scheduled(step.rows)
         # As many numbers as it would have taken in parts.
-        n_parts = max(1, -(-n_rows // self._max_rows))
-        self._step += n_parts
-        self._outbox.lose(replace(lost, step=self._step, n_steps=n_parts), reason)
+        step.n_steps = max(1, -(-n_rows // self._max_rows))
+        self._step += step.n_steps
+        step.step = self._step
+        with self._never_raising("a loss could not be counted"):
+            self._outbox.lose(step, reason)
 
     def after_sampling(self, output: Any) -> None:
         """Note which drafts were kept, in case a request ends with this step."""
@@ -215,8 +216,6 @@ class CaptureWorker:
         for part in step.in_parts(self._max_rows):
             self._outbox.put(part, self._reason_if_full())
             self._step = part.step
-        if self._sender is not None:
-            self._sender.flush()
 
     def weights_changed(self) -> None:
         """Note that what was said of a token no longer holds for the next one."""
@@ -227,32 +226,19 @@ class CaptureWorker:
         if self._sender is not None:
             self._sender.close()
 
-    def _describe(self, step: Step, scheduled: Any) -> Step:
-        """Return *step* with what the scheduler says of requests that came and went."""
+    def _describe(self, step: Step, scheduled: Any) -> None:
+        """Note what the scheduler says of requests that came and went."""
+        step.finished = tuple(scheduled.finished_req_ids)
         self._requests.update(scheduled, self._worker.model_runner, self._block_size)
-        finished = tuple(scheduled.finished_req_ids)
-        return replace(
-            step,
-            finished=finished,
-            n_positions=self._drafts.ends(finished),
-            preempted=tuple(scheduled.preempted_req_ids or ()),
-        )
+        step.n_positions = self._drafts.ends(step.finished)
+        step.preempted = tuple(scheduled.preempted_req_ids or ())
 
-    def _copy_rows(self, step: Step) -> Step:
+    def _copy_rows(self, step: Step, rows: Rows) -> None:
         assert self._snapshooter is not None
-        assert step.rows is not None
-        slots = step.rows.slots if self._block_size else None
-        taken = self._snapshooter.take(step.rows.token_ids, slots, self._width)
-        return replace(
-            step,
-            facts=self._requests.of(step.rows.request_ids),
-            values=taken.values,
-            squared_norms=taken.squared_norms,
-            token_ids=taken.token_ids,
-            slots=taken.slots,
-            weights_generation=self._weights_generation,
-            copied=taken.copied,
-        )
+        step.facts = self._requests.of(rows.request_ids)
+        step.weights_generation = self._weights_generation
+        slots = rows.slots if self._block_size else None
+        self._snapshooter.take_into(step, rows.token_ids, slots, self._width)
 
     @contextlib.contextmanager
     def _never_raising(self, what: str) -> Iterator[None]:

@@ -32,6 +32,7 @@ def run(args: argparse.Namespace) -> int:
     from service.daemon.audit.store import AuditStore, StoreSettings
     from service.daemon.exporter import Exporter
     from service.daemon.server import check_free
+    from service.daemon.sinks.configured import sinks_of
     from service.daemon.web_page import check_web
 
     config = load_config(args.config)
@@ -57,7 +58,9 @@ def run(args: argparse.Namespace) -> int:
         ).close()
     check_free(parse_address(config.daemon.listen))
     metrics = config.metrics
-    Exporter(metrics.host, metrics.port, CollectorRegistry(), str).close()
+    registry = CollectorRegistry()
+    Exporter(metrics.host, metrics.port, registry, str).close()
+    sinks_of(config, registry, version="")
     check_web(config)
     facts = {
         "config": str(args.config),

@@ -22,9 +22,11 @@ from service.config import Config, flat
 from service.daemon.audit.opening import FILE_NAME
 from service.daemon.audit.reader import AuditReader
 from service.daemon.audit.store import AuditStore, StoreSettings
+from service.daemon.audit_metrics import AuditMetrics, DiskMetrics
 from service.daemon.audit_rpc import AuditRPC
 from service.daemon.canaries import Canaries, CanaryServer
 from service.daemon.capture_rpc import CaptureRPC
+from service.daemon.drilling import Drilling
 from service.daemon.exporter import Exporter
 from service.daemon.ingest import Ingest
 from service.daemon.loaded_set import LoadedSet
@@ -33,6 +35,8 @@ from service.daemon.operator_rpc import ControlRPC
 from service.daemon.restoring import Restored, restore
 from service.daemon.rings import Rings
 from service.daemon.server import Server
+from service.daemon.sinks.configured import sinks_of
+from service.daemon.sinks.sinks import Sinks
 from service.daemon.state import State
 from service.daemon.swaps import Swaps
 from service.daemon.upkeep import Upkeep
@@ -62,6 +66,8 @@ class Daemon:
     exporter: Exporter
     ingest: Ingest
     server: Server
+    sinks: Sinks
+    audit_metrics: AuditMetrics
     canaries: Canaries
     upkeep: Upkeep
     rings: Rings | None
@@ -78,6 +84,7 @@ class Daemon:
         undo = {
             Daemon.open_audit: Daemon.close_audit,
             Daemon.open_metrics: Daemon.stop_metrics,
+            Daemon.start_sinks: Daemon.stop_sinks,
             Daemon.start_ingest: Daemon.drain_ingest,
             Daemon.open_server: Daemon.stop_server,
             Daemon.open_web: Daemon.stop_web,
@@ -125,13 +132,30 @@ class Daemon:
         disable_created_metrics()  # Two series for each counter, for nobody.
         self.registry = CollectorRegistry()
         live = self.restored.live
-        self.metrics = Metrics(self.registry, live, version=version())
+        self.metrics = Metrics(
+            self.registry,
+            live,
+            version=version(),
+            queue_batches=self.config.ingest.queue_batches,
+        )
+        DiskMetrics(self.registry, self.config.audit_path)
+        self.audit_metrics = AuditMetrics(self.registry)
         self.exporter = Exporter(
             self.config.metrics.host,
             self.config.metrics.port,
             self.registry,
             self._health,
         )
+
+    def make_sinks(self) -> None:
+        self.sinks = sinks_of(self.config, self.registry, version=version())
+
+    def start_sinks(self) -> None:
+        self.sinks.start()
+
+    def stop_sinks(self) -> None:
+        if not self.sinks.stop(self.config.daemon.shutdown_seconds):
+            log.warning("stopped in a delivery: it is made again")
 
     def make_ingest(self) -> None:
         limits = self.config.ingest
@@ -154,6 +178,7 @@ class Daemon:
             swaps=self.swaps,
             store=self.store,
             metrics=self.metrics,
+            sinks=self.sinks,
             config=limits,
             directory=self.config.audit_path,
             on_state=self._on_state,
@@ -166,7 +191,11 @@ class Daemon:
         self.server = Server(
             address,
             capture,
-            ControlRPC(self.ingest, self.canaries),
+            ControlRPC(
+                self.ingest,
+                self.canaries,
+                Drilling(self.ingest, self.sinks, self.exporter.url),
+            ),
             AuditRPC(AuditReader(self.config.audit_path), self.ingest),
         )
         # Behind the server's: who holds its socket holds the rings' too.
@@ -216,7 +245,11 @@ class Daemon:
 
     def start_upkeep(self) -> None:
         self.upkeep = Upkeep(
-            self.ingest, self.store, self.config.audit_path, self.config.audit
+            self.ingest,
+            self.store,
+            self.config.audit_path,
+            self.config.audit,
+            on_verified=lambda found: self.audit_metrics.set_verified(found.is_intact),
         )
         self.upkeep.start()
 
@@ -269,17 +302,20 @@ class Daemon:
 
     def _on_state(self, state: State) -> None:
         self.server.set_state(state)
+        self.audit_metrics.set_log(self.store.log_facts)
 
 
 STARTUP: tuple[Callable[[Daemon], None], ...] = (
     Daemon.load_detectors,
     Daemon.open_audit,
     Daemon.open_metrics,
+    Daemon.make_sinks,
     Daemon.make_ingest,
     Daemon.make_canaries,
     Daemon.open_server,
     Daemon.open_web,
     Daemon.begin_record,
+    Daemon.start_sinks,
     Daemon.start_ingest,
     Daemon.start_exporter,
     Daemon.start_web,
@@ -294,6 +330,7 @@ TEARDOWN: tuple[Callable[[Daemon], None], ...] = (
     Daemon.stop_web,
     Daemon.drain_ingest,
     Daemon.stop_server,
+    Daemon.stop_sinks,
     Daemon.close_audit,
     Daemon.stop_metrics,
 )

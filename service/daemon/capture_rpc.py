@@ -30,7 +30,6 @@ from service.wire import (
     WireError,
     batch_from_proto,
     gap_from_proto,
-    n_rows_of,
 )
 
 _MAX_REASON = 512  # Characters of a refusal that are believed.
@@ -60,14 +59,16 @@ class CaptureRPC(rpc.CaptureServicer):
             self._refuse(request.engine, str(error))
             context.abort(grpc.StatusCode.FAILED_PRECONDITION, str(error))
         self._sessions.accept(request, offer.bank.digest)
+        model_name = request.served_model_name or request.identity.model
         detail = (
-            f"{request.served_model_name or request.identity.model}, "
+            f"{model_name}, "
             f"vLLM {request.vllm_version}, runner {request.model_runner}, "
             f"rank {request.rank} of {list(request.ranks) or [request.rank]}, "
             f"data-parallel rank {request.data_parallel_rank}, "
             f"{pb.CaptureMode.Name(request.mode)}"
         )
-        self._ingest.put(HelloItem(engine=request.engine, detail=detail))
+        item = HelloItem(engine=request.engine, detail=detail, model_name=model_name)
+        self._ingest.put(item)
         is_pushdown = request.mode == pb.CAPTURE_MODE_PUSHDOWN
         return pb.HelloResponse(
             bank=offer.message if is_pushdown else None,
@@ -206,7 +207,7 @@ def item_of(request: pb.StreamRequest, session: Session, answers: Answers) -> It
             check_tapped(batch, session)
             return BatchItem(
                 batch=batch,
-                n_missing=max(0, message.n_rows_expected - n_rows_of(message)),
+                n_missing=max(0, message.n_rows_expected - len(batch.token_ids)),
                 captured_at=(
                     message.captured_at if isfinite(message.captured_at) else 0.0
                 ),

@@ -7,7 +7,7 @@ from monitor.canaries import CanaryResult
 from monitor.core import Finished
 from monitor.records import Gap, LossReason
 from service.daemon.audit.records import Entries
-from service.daemon.items import Answers, BatchItem
+from service.daemon.items import Answers, BatchItem, DrillItem
 from service.rpc.innerwatch.v1 import innerwatch_pb2 as pb
 
 
@@ -23,6 +23,7 @@ class Drain:
     results: list[tuple[SimpleQueue[CanaryResult | None], CanaryResult | None]] = field(
         default_factory=list
     )
+    drills: list[DrillItem] = field(default_factory=list)
     captured_at: list[float] = field(default_factory=list)
     scoring_seconds: list[float] = field(default_factory=list)
     n_repeated: int = 0

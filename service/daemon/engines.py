@@ -107,14 +107,18 @@ class Engines:
         self.has_ever_connected = True
 
     def missing(self, ranks: Mapping[str, Sequence[int]]) -> dict[str, list[int]]:
-        """Return which of an engine's *ranks* have no stream, while another has one."""
+        """
+        Return which of an engine's *ranks* have no stream, while another has one.
+
+        Those that said goodbye are not missed: the others are about to.
+        """
         missing = {}
         for name, expected in ranks.items():
             engine = self._engines.get(name)
-            if engine is None or engine.said_goodbye:
+            if engine is None or not engine.connected:
                 continue
-            away = [rank for rank in expected if rank not in engine.connected]
-            if engine.connected and away:
+            here = {n for n, r in engine.ranks.items() if r.n_streams or r.said_goodbye}
+            if away := [rank for rank in expected if rank not in here]:
                 missing[name] = away
         return missing
 

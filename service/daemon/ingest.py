@@ -30,6 +30,7 @@ from service.daemon.items import (
     CanaryEnd,
     CanaryStart,
     ChangeItem,
+    DrillItem,
     GapItem,
     GoodbyeItem,
     HeartbeatItem,
@@ -46,6 +47,7 @@ from service.daemon.metrics import Metrics
 from service.daemon.recent import RecentCoverage
 from service.daemon.saved_sets import save_sets
 from service.daemon.signals import signals_of
+from service.daemon.sinks.sinks import Sinks
 from service.daemon.snapshot import Snapshot, snapshot_of
 from service.daemon.state import State, StateName, decide
 from service.daemon.steps import Steps
@@ -75,6 +77,7 @@ class Ingest:
         swaps: Swaps,
         store: AuditStore,
         metrics: Metrics,
+        sinks: Sinks,
         config: IngestConfig,
         directory: Path,
         on_state: Callable[[State], None],
@@ -86,6 +89,7 @@ class Ingest:
         self._swaps = swaps
         self._store = store
         self._metrics = metrics
+        self._sinks = sinks
         self._config = config
         self._directory = directory
         self._on_state = on_state
@@ -210,6 +214,12 @@ class Ingest:
         self._metrics.observe_times(lags, drain.scoring_seconds)
         for flag in drain.entries.flags:
             log.info("flag: %s on request %s", flag.detector, flag.request_id)
+        drills = [item.drill for item in drain.drills]
+        self._metrics.count_drills(drills)
+        if drain.entries.flags or drills:
+            self._sinks.announce(drills)
+        for item in drain.drills:
+            item.reply.put(wall)
         self.snapshot = self._snapshot()
         self._metrics.set_sets(self.snapshot.swaps)
         for answers, answer in drain.answers:
@@ -248,7 +258,9 @@ class Ingest:
 
     def _expire(self, now: float, drain: Drain) -> None:
         """Finish what nobody will finish: lost engines' requests, and idle ones."""
-        for gone in self._engines.take_gone(now - self._config.reconnect_grace_seconds):
+        grace = self._config.reconnect_grace_seconds
+        self._steps.give_up(now - grace, drain)
+        for gone in self._engines.take_gone(now - grace):
             self._steps.end_engine(gone.name, drain)
             drain.finish(self._monitor.end_engine(gone.name))
             if not gone.said_goodbye:
@@ -310,12 +322,13 @@ class Ingest:
                 return
         else:
             self._engines.accept(item.engine)
+            self._metrics.see_engine(item.engine, item.model_name)
         log.info("engine %s: %s: %s", item.engine, kind, detail)
         event = Event(kind=kind, detail=detail, engine=item.engine)
         drain.entries.events.append(event)
 
     def _on_stream_start(self, item: StreamStart, drain: Drain) -> None:
-        self._steps.joining.open(item.engine, item.ranks)
+        self._steps.open(item.engine, item.ranks, drain)
         self._engines.connect(item.engine, item.rank, self._clock())
         drain.entries.events += self._swaps.open_stream(item)
 
@@ -338,6 +351,10 @@ class Ingest:
             for engine in self._engines.last_steps:
                 self._monitor.doubt(engine)
             drain.entries.gaps.append((gap, detail))
+
+    def _on_drill(self, item: DrillItem, drain: Drain) -> None:
+        drain.entries.events.append(Event(kind="drill", detail=item.drill.drill_id))
+        drain.drills.append(item)
 
     def _on_record(self, item: RecordItem, drain: Drain) -> None:
         drain.entries.add(item.entries)
@@ -363,6 +380,7 @@ class Ingest:
         ChangeItem: _on_change,
         CanaryStart: _on_canary_start,
         CanaryEnd: _on_canary_end,
+        DrillItem: _on_drill,
         RecordItem: _on_record,
         StoreItem: _on_store,
         Stop: _on_stop,

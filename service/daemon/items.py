@@ -10,6 +10,7 @@ from monitor.canaries import CanaryLook, CanaryResult
 from monitor.records import Gap, StepBatch
 from service.daemon.audit.records import Entries
 from service.daemon.audit.store import AuditStore
+from service.daemon.drills import Drill
 from service.daemon.loaded_set import LoadedSet
 from service.rpc.innerwatch.v1 import innerwatch_pb2 as pb
 
@@ -71,6 +72,7 @@ class HelloItem:
     engine: str
     detail: str
     refusal: str = ""
+    model_name: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -161,6 +163,14 @@ class CanaryEnd:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class DrillItem:
+    """A test flag; *reply* gets when it was durable, in seconds since the epoch."""
+
+    drill: Drill
+    reply: SimpleQueue[float]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class RecordItem:
     """
     What people did: labels, views, exports.
@@ -201,6 +211,7 @@ Item = (
     | ChangeItem
     | CanaryStart
     | CanaryEnd
+    | DrillItem
     | RecordItem
     | StoreItem
     | Stop

@@ -1,7 +1,12 @@
-"""The daemon's metrics. Names follow Prometheus' practices; none has a request id."""
+# Rule 1: no label is a request id. The id of the latest flag's request is an exemplar,
+# which is no series.
+#
+# Rule 2: at most 1,000 series, whatever engines and operators send: every label whose
+# values come from outside is a `BoundedLabels`.
+"""The daemon's metrics. Names follow Prometheus' practices."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from math import isfinite, isnan, log10
+from math import isnan
 from typing import TypeVar
 
 import numpy as np
@@ -11,20 +16,18 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info
 from monitor.canaries import CanaryResult, CanaryVerdict
 from monitor.coverage import Totals
 from monitor.records import Abstention, Flag, LossReason, RequestSummary, Verdict
+from service.daemon.drills import Drill
+from service.daemon.flag_metrics import FlagMetrics
 from service.daemon.loaded_set import LoadedSet
-from service.daemon.set_metrics import SetMetrics, label_of
+from service.daemon.model_names import ModelNames
+from service.daemon.set_metrics import SetMetrics
 from service.daemon.state import State, StateName
 from service.daemon.swaps import SwapView
 
-# Detectors differ in their units (logits, squared distances): powers of 4 both ways.
-_MARGIN_BUCKETS = tuple(
-    sorted([0.0, *(s * 2.0**i for s in (-1, 1) for i in range(-2, 11, 2))])
-)
 # From a decode step of a few requests to a long prefill.
 _SCORING_BUCKETS = (0.0001, 0.0003, 0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1)
 # From one decode step to a queue that has been full for a while.
 _LAG_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
-_OF = ("detector", "bundle")
 
 _Label = TypeVar("_Label", bound=str)
 
@@ -34,11 +37,17 @@ class Metrics:
     Everything that is exported. Written by the ingest thread only.
 
     Every label value that is known at start is exported from the start. The label
-    bundle is the first 12 digits of the digest of the set that said it.
+    bundle is the first 12 digits of the digest of the set that said it, model_name is
+    vLLM's.
     """
 
     def __init__(
-        self, registry: CollectorRegistry, live: LoadedSet, *, version: str
+        self,
+        registry: CollectorRegistry,
+        live: LoadedSet,
+        *,
+        version: str,
+        queue_batches: int,
     ) -> None:
         reasons, verdicts = [r.value for r in LossReason], [v.value for v in Verdict]
 
@@ -57,30 +66,16 @@ class Metrics:
         self._repeated = counter("tokens_repeated", "Rows computed again, skipped.")
         self._requests = counter("requests", "Finished requests.", "verdict")
         self._evicted = counter("requests_evicted", "Finished for being too many.")
-        self._flags = counter("flags", "Flags, durable in the record.", *_OF)
         self._abstentions = counter(
             "requests_abstained", "Scored requests without an answer.", "reason"
         )
         self._discoveries = counter(
             "discoveries", "Requests at the false discovery rate that was set."
         )
-        self._drift = gauge(
-            "drift_log10_capital",
-            "Evidence that a detector's scores drifted; by chance ever above n with "
-            "probability 10^-n.",
-            _OF,
-        )
         self._gaps = counter("gaps", "Gaps that were recorded.", "reason")
         self._batches_repeated = counter("batches_repeated", "Sent again, skipped.")
         self._batches_refused = counter("batches_refused", "Malformed messages.")
         self._hellos_refused = counter("hellos_refused", "Engines turned away.")
-        self._margins = Histogram(
-            "innerwatch_score_margin",
-            "How far each finished request was above its boundary; flagged above 0.",
-            _OF,
-            buckets=_MARGIN_BUCKETS,
-            registry=registry,
-        )
         self._lag = Histogram(
             "innerwatch_ingest_lag_seconds",
             "From capture, by the engine's clock, to scored and durable.",
@@ -100,13 +95,16 @@ class Metrics:
         self._canary_passed = gauge(
             "canary_passed_timestamp_seconds", "When canaries last came out right."
         )
+        self._drills = counter("drills", "Drills, durable in the record; no flags.")
+        self._drill_planted = gauge("drill_timestamp_seconds", "The last drill's.")
         self._queue = gauge("ingest_queue_batches", "Messages waiting to be scored.")
+        self._queue_limit = gauge("ingest_queue_limit_batches", "Room for them.")
         self._live = gauge("live_requests", "Requests that have not ended.")
         self._engines = gauge("engines_connected", "Engines with an open stream.")
         self._last_batch = gauge("last_batch_timestamp_seconds", "Last batch scored.")
         self._state = gauge("state", "1 for the state the daemon is in.", ("state",))
+        self._queue_limit.set(queue_batches)
         self._raised: dict[tuple[str, ...], int] = {}
-        self._drifting = ""
         _init(self._lost, reasons)
         _init(self._gaps, reasons)
         _init(self._requests, verdicts)
@@ -114,7 +112,12 @@ class Metrics:
         _init(self._abstentions, [a.value for a in Abstention])
         build = Info("innerwatch_build", "This program.", registry=registry)
         build.info({"version": version})
-        self._sets = SetMetrics(registry)
+        folded = counter(
+            "label_sets_folded", "Counted as other: no room for labels.", "metric"
+        )
+        self._models = ModelNames(registry)
+        self._said = FlagMetrics(registry, self._models, folded)
+        self._sets = SetMetrics(registry, folded)
         self.set_detectors(live, [live])
         self.set_drift(live, np.ones(len(live.bundle.detectors)))
 
@@ -133,11 +136,14 @@ class Metrics:
 
     def set_detectors(self, live: LoadedSet, loaded: Iterable[LoadedSet]) -> None:
         """Show which sets there are."""
+        loaded = list(loaded)
         self._sets.set_detectors(live, loaded)
-        for one in loaded:
-            for detector in one.bundle.detectors:
-                self._flags.labels(detector.name, label_of(one.digest))
-                self._margins.labels(detector.name, label_of(one.digest))
+        self._said.set_detectors(live, loaded)
+
+    def see_engine(self, engine: str, model_name: str) -> None:
+        """Note what the model of an accepted engine is called."""
+        if self._models.see(engine, model_name):
+            self._said.set_models()
 
     def set_sets(self, view: SwapView) -> None:
         """Show what each set does, and what the shadow would have said."""
@@ -145,25 +151,15 @@ class Metrics:
 
     def set_drift(self, live: LoadedSet, capital: NDArray[np.float64]) -> None:
         """Show the capital of each detector's drift test, in the live set's order."""
-        if self._drifting != live.digest:
-            self._drift.clear()
-            self._drifting = live.digest
-        names = [detector.name for detector in live.bundle.detectors]
-        for name, value in zip(names, capital.tolist(), strict=True):
-            self._drift.labels(name, label_of(live.digest)).set(log10(value))
+        self._said.set_drift(live, capital)
 
     def count_flags(self, flags: Iterable[Flag]) -> None:
         """Count flags that are in the record."""
-        for flag in flags:
-            self._flags.labels(flag.detector, label_of(flag.bundle_digest)).inc()
+        self._said.count_flags(flags)
 
     def count_summaries(self, summaries: Iterable[RequestSummary]) -> None:
         """Observe the margins of finished requests that had any."""
-        for summary in summaries:
-            bundle = label_of(summary.bundle_digest)
-            for detector, margin in summary.margins.items():
-                if isfinite(margin):
-                    self._margins.labels(detector, bundle).observe(margin)
+        self._said.count_summaries(summaries)
 
     def count_canary(self, result: CanaryResult, now: float) -> None:
         """Count a run of canaries that ended *now*, seconds since the epoch."""
@@ -172,6 +168,12 @@ class Metrics:
             self._canary_difference.set(result.difference)
         if result.verdict is CanaryVerdict.PASSED:
             self._canary_passed.set(now)
+
+    def count_drills(self, drills: Sequence[Drill]) -> None:
+        """Count drills that are in the record."""
+        self._drills.inc(len(drills))
+        for drill in drills:
+            self._drill_planted.set(drill.planted_at)
 
     def count_gap(self, reason: LossReason) -> None:
         """Count one recorded gap."""

@@ -6,6 +6,7 @@ import grpc
 
 from service.daemon.canaries import Canaries, CanaryServer
 from service.daemon.detectors_rpc import DetectorsRPC, local_peer, sets_to_proto
+from service.daemon.drilling import Drilling
 from service.daemon.ingest import Ingest
 from service.rpc.innerwatch.v1 import innerwatch_pb2 as pb
 
@@ -15,9 +16,44 @@ _CANARY_SECONDS = 10.0
 class ControlRPC(DetectorsRPC):
     """Says what the daemon watches and what it missed, and changes with what."""
 
-    def __init__(self, ingest: Ingest, canaries: Canaries) -> None:
+    def __init__(self, ingest: Ingest, canaries: Canaries, drilling: Drilling) -> None:
         super().__init__(ingest)
         self._canaries = canaries
+        self._drilling = drilling
+
+    def StartDrill(  # noqa: N802
+        self, request: pb.StartDrillRequest, context: grpc.ServicerContext
+    ) -> pb.StartDrillResponse:
+        """Plant a test flag; returns when it is in the record."""
+        local_peer(context)
+        planted = self._drilling.plant()
+        if planted is None:
+            context.abort(grpc.StatusCode.UNAVAILABLE, "the daemon is stopping or busy")
+        drill, durable_at = planted
+        return pb.StartDrillResponse(
+            drill_id=drill.drill_id,
+            planted_at=drill.planted_at,
+            durable_at=durable_at,
+            metrics_url=self._drilling.metrics_url,
+            sinks=self._drilling.sinks,
+        )
+
+    def GetDrill(  # noqa: N802
+        self, request: pb.GetDrillRequest, context: grpc.ServicerContext
+    ) -> pb.GetDrillResponse:
+        """Return where a drill has arrived, or NOT_FOUND."""
+        local_peer(context)
+        found = self._drilling.deliveries(request.drill_id)
+        if found is None:
+            context.abort(
+                grpc.StatusCode.NOT_FOUND, f"drill {request.drill_id!r}: not known"
+            )
+        return pb.GetDrillResponse(
+            deliveries=[
+                pb.DrillDelivery(sink=one.sink, at=one.at, problem=one.problem)
+                for one in found
+            ]
+        )
 
     def RunCanaries(  # noqa: N802
         self, request: pb.RunCanariesRequest, context: grpc.ServicerContext

@@ -2,47 +2,28 @@
 
 from collections.abc import Iterable
 
-from monitor.records import Gap, LossReason, LostRange, StepBatch
+from monitor.records import Gap, LossReason, LostRange
 from service.rpc.innerwatch.v1 import innerwatch_pb2 as pb
-from service.wire import MAX_COUNT, MAX_NAME, n_rows_of
-
-
-def gap_of_batch(batch: StepBatch, n_missing: int) -> Gap:
-    """Count every row of a batch that the monitor refused, and those it lacked."""
-    ends = batch.row_offsets[1:].tolist()
-    n_rows_each = [e - s for s, e in zip([0, *ends], ends, strict=False)]
-    is_sane = all(n >= 0 for n in n_rows_each)
-    lost = [
-        LostRange(request_id=r, first_position=first, n_tokens=n)
-        for r, first, n in zip(
-            batch.request_ids,
-            batch.first_positions.tolist(),
-            n_rows_each,
-            strict=False,
-        )
-    ]
-    return _gap(
-        batch.engine,
-        batch.rank,
-        batch.step,
-        n_tokens=sum(n for n in n_rows_each if n > 0) + n_missing,
-        lost=tuple(lost) if is_sane else (),
-        finished=tuple(dict.fromkeys(batch.finished)),
-    )
+from service.wire import MAX_COUNT, MAX_NAME, WireError, layout_of
 
 
 def gap_of_batch_message(message: pb.StepBatch, *, engine: str, rank: int) -> Gap:
     """Count every row of a batch message that could not be converted."""
+    try:
+        layout = layout_of(message)[:, :2].tolist()
+    except WireError:
+        layout = []
+    named = zip(message.request_ids, layout, strict=False)
     lost = tuple(
-        LostRange(request_id=r.request_id, first_position=r.first_position, n_tokens=n)
-        for r in message.requests
-        if _is_name(r.request_id) and (n := r.n_rows)
+        LostRange(request_id=r, first_position=first, n_tokens=n)
+        for r, (n, first) in named
+        if _is_name(r) and n
     )
     return _gap(
         engine,
         rank,
         message.step,
-        n_tokens=max(message.n_rows_expected, n_rows_of(message)),
+        n_tokens=max(message.n_rows_expected, sum(n for n, _ in layout)),
         lost=lost,
         finished=_names(message.finished),
     )

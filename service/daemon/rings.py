@@ -14,6 +14,7 @@ import socket
 import stat
 import struct
 import threading
+from collections import deque
 from pathlib import Path
 
 from prometheus_client import CollectorRegistry, Counter
@@ -43,6 +44,8 @@ _MAX_WAKE_UPS = 64  # Taken at once; one that sends them without end gets no fur
 # A writer that sees "asleep" a moment too late sends no wake-up: neither side has a
 # fence. So long it then takes, and so often an idle reader looks.
 _SLEEP_MILLISECONDS = 20
+_WINDOW = 1024  # Records that were read and wait for their answer.
+_FULL_SECONDS = 0.005
 _FAULTS = (
     *("peer_uid", "peer_engine", "peer_request", "peer_silent", "peer_many"),
     *("memory", "header", "cursor", "sequence", "length", "checksum", "message"),
@@ -60,11 +63,30 @@ class PeerError(ValueError):
 
 
 class RingAnswers:
-    """Takes the answers to a ring's records, and counts them to its writer."""
+    """
+    Takes the answers to a ring's records, and counts them to its writer.
 
-    def __init__(self, reader: RingReader) -> None:
+    One thread takes records and another answers them: each changes its own counts.
+    """
+
+    def __init__(self, reader: RingReader, max_bytes: int) -> None:
         self._reader = reader
+        self._max_bytes = max_bytes
         self._n_answered = self._n_refused = 0
+        self._n_taken = self._n_bytes_taken = self._n_bytes_answered = 0
+        self._lengths: deque[int] = deque()
+
+    @property
+    def is_full(self) -> bool:
+        """Whether so much waits for its answer that no more is to be taken."""
+        n_bytes = self._n_bytes_taken - self._n_bytes_answered
+        return self._n_taken - self._n_answered >= _WINDOW or n_bytes > self._max_bytes
+
+    def take(self, n_bytes: int) -> None:
+        """Note that a record was taken, which will be answered."""
+        self._lengths.append(n_bytes)
+        self._n_taken += 1
+        self._n_bytes_taken += n_bytes
 
     def put(self, answer: pb.StreamResponse | None, /) -> None:
         """
@@ -76,6 +98,7 @@ class RingAnswers:
         if answer is None or answer.HasField("bank"):
             return
         self._n_answered += 1
+        self._n_bytes_answered += self._lengths.popleft()
         self._n_refused += bool(answer.refusal)
         self._reader.acknowledge(self._n_answered, self._n_refused)
 
@@ -210,13 +233,21 @@ class Rings:
         return turn
 
     def _read(self, turn: "_Turn") -> None:
-        answers = RingAnswers(turn.reader)
+        answers = RingAnswers(turn.reader, self._ring_bytes)
         self._capture.begin(turn.session, answers)
         try:
             while not self._is_over.is_set():
+                if answers.is_full:
+                    # As behind gRPC's flow control: the ring fills, and then the
+                    # outbox, which is what drops and counts.
+                    self._is_over.wait(_FULL_SECONDS)
+                    if turn.has_ended():
+                        return
+                    continue
                 record = turn.next_record()
                 if record is None:
                     return
+                answers.take(len(record))
                 request = request_from_record(record)
                 if not self._capture.take(request, turn.engine, turn.rank, answers):
                     return
@@ -263,6 +294,10 @@ class _Turn:
         except OSError:
             return
         self.is_over.wait(_STOP_SECONDS)
+
+    def has_ended(self) -> bool:
+        """Whether it was stopped, or its writer is gone."""
+        return self._is_stopped or _has_gone(self._connection)
 
     def next_record(self) -> bytes | None:
         """

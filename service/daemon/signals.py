@@ -29,6 +29,9 @@ def signals_of(
         n_connected=engines.n_connected,
         broken_off=engines.broken_off,
         missing_ranks=engines.missing(joining.ranks),
+        waiting_seconds={
+            engine: now - since for engine, since in joining.waiting_since().items()
+        },
         silent_seconds=engines.silent_seconds(now),
         n_scored=recent.n_scored,
         n_lost=recent.n_lost,

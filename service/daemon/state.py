@@ -45,6 +45,8 @@ class Signals:
 
         missing_ranks: By engine, those of its ranks that are not connected.
 
+        waiting_seconds: By engine, how long what one rank sent waits for another's.
+
         silent_seconds: By connected engine, time since its last message.
 
         n_scored: Tokens scored in the last stretch of traffic.
@@ -64,6 +66,7 @@ class Signals:
     n_connected: int = 0
     broken_off: Sequence[str] = ()
     missing_ranks: Mapping[str, Sequence[int]] = field(default_factory=dict)
+    waiting_seconds: Mapping[str, float] = field(default_factory=dict)
     silent_seconds: Mapping[str, float] = field(default_factory=dict)
     n_scored: int = 0
     n_lost: Mapping[LossReason, int] = field(default_factory=dict)
@@ -108,6 +111,14 @@ def _rank_missing(signals: Signals, _limit: float) -> str:
         return ""
     engine, ranks = next(iter(signals.missing_ranks.items()))
     return f"engine {engine} sends without its pipeline stage {ranks[0]}"
+
+
+def _rank_behind(signals: Signals, limit: float) -> str:
+    late = {e: s for e, s in signals.waiting_seconds.items() if s > limit}
+    if not late:
+        return ""
+    engine = max(late, key=late.__getitem__)
+    return f"engine {engine}: a pipeline stage tells nothing for more than {limit:g} s"
 
 
 def _silent(signals: Signals, limit: float) -> str:
@@ -163,6 +174,7 @@ _RULES: tuple[tuple[StateName, Callable[[Signals, float], str]], ...] = (
     (StateName.WAITING, _waiting),
     (StateName.BLIND, _gone),
     (StateName.BLIND, _rank_missing),
+    (StateName.BLIND, _rank_behind),
     (StateName.BLIND, _silent),
     (StateName.BLIND, _nothing_scored),
     (StateName.BLIND, _canary_failed),

@@ -1,14 +1,14 @@
 """How long one push takes on the engine's thread, whatever becomes of the daemon.
 
 usage: OMP_NUM_THREADS=1 python -m tests.bench.push [--pushes 2000] [--interval-ms 5]
-           [--spin] [--ways ring thread grpc] [--states healthy stopped ...]
+           [--spin] [--ways ring grpc] [--states healthy stopped ...]
 
 A push is what `CaptureWorker.after_step` does once the rows are known: copy them out of
-the taps' buffers, describe the step, put it into the outbox, and carry it. "ring" is
-the default on one host, where the engine's thread writes into the ring itself; "thread"
-leaves that to the sender's thread; "grpc" is the other transport, by that thread too.
+the taps' buffers, describe the step, and put it into the outbox. What carries it, into
+the ring or by gRPC, is the sender's thread, with which it shares the interpreter.
 
-The daemon is a real one, in a process and on a core of its own, and scores what comes:
+The engine's thread has a core to itself, as in a server; the sender's threads and a
+real daemon, in a process of its own, share the other. The daemon scores what comes:
 two hook points of 64 columns; 16 rows of 16 requests (8 KiB), and 512 rows of 16 or of
 256 requests (256 KiB). It is healthy; stopped (SIGSTOP); killed (SIGKILL); its disk
 full (RLIMIT_FSIZE, of which it dies); or 100 times slower (SIGCONT for 1 ms in 100).
@@ -19,6 +19,7 @@ matrices. On a machine with other work `chrt -f 20` in front keeps that from cou
 
 import argparse
 import contextlib
+import gc
 import os
 import resource
 import signal
@@ -26,6 +27,7 @@ import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -42,7 +44,7 @@ from service.rpc.innerwatch.v1 import innerwatch_pb2 as pb
 from tests.monitor.builders import D_MODEL, bank
 from tests.service.builders import RunningDaemon, eventually, hello, place
 
-WAYS = ("ring", "thread", "grpc")
+WAYS: tuple[Transport, ...] = ("ring", "grpc")
 STATES = ("healthy", "stopped", "killed", "full", "slow")
 SHAPES = ((16, 16), (512, 16), (512, 256))
 WIDTH = 64
@@ -71,7 +73,7 @@ class Engine:
     def __init__(
         self,
         address: str,
-        way: str,
+        way: Transport,
         n_rows: int,
         n_requests: int,
         *,
@@ -80,8 +82,6 @@ class Engine:
         self._is_spinning = is_spinning
         self._work = torch.ones(192, 192)
         self.outbox = Outbox(_BUFFER_BYTES)
-        transport: Transport = "grpc" if way == "grpc" else "ring"
-        self._is_direct = way == "ring"
         self.sender = Sender(
             outbox=self.outbox,
             address=address,
@@ -89,7 +89,7 @@ class Engine:
             on_hello=lambda _: None,
             on_bank=lambda _: None,
             bank_digest=lambda: bank().digest,
-            transport=transport,
+            transport=way,
         )
         self._buffers = TapBuffers.allocate(
             n_sites=N_SITES,
@@ -121,7 +121,6 @@ class Engine:
     def push(self, rows: Rows) -> None:
         """One step's."""
         self._step += 1
-        taken = self._snapshooter.take(rows.token_ids, self._token_ids, WIDTH)
         step = Step(
             step=self._step,
             bank_digest=self._digest,
@@ -129,15 +128,9 @@ class Engine:
             n_rows_expected=len(rows.token_ids),
             rows=rows,
             facts=self._facts,
-            values=taken.values,
-            squared_norms=taken.squared_norms,
-            token_ids=taken.token_ids,
-            slots=taken.slots,
-            copied=taken.copied,
         )
+        self._snapshooter.take_into(step, rows.token_ids, self._token_ids, WIDTH)
         self.outbox.put(step, pb.LOSS_REASON_BUFFER_FULL)
-        if self._is_direct:
-            self.sender.flush()
 
     def _wait(self, seconds: float) -> None:
         if not self._is_spinning:
@@ -203,7 +196,7 @@ def _slow(pid: int, is_over: threading.Event) -> None:
 
 
 def measure(
-    way: str,
+    way: Transport,
     shape: tuple[int, int],
     state: str,
     n_pushes: int,
@@ -218,8 +211,14 @@ def measure(
         engine = Engine(where.address, way, *shape, is_spinning=is_spinning)
         engine.sender.start()
         eventually(lambda: engine.sender.is_connected, "connected")
+        if cores is not None:
+            for thread in [int(p.name) for p in Path("/proc/self/task").iterdir()]:
+                if thread != threading.get_native_id():
+                    os.sched_setaffinity(thread, {cores[1]})
         engine.times(50, interval_seconds)
         eventually(engine.outbox.is_empty, "warm")
+        gc.collect()
+        gc.freeze()  # As vLLM's worker does after its warm-up.
         with in_state(daemon, state):
             times = engine.times(n_pushes, interval_seconds)
         if state == "full":
@@ -240,7 +239,7 @@ def main() -> None:
     args = parser.parse_args()
     torch.set_num_threads(1)
     cores = (args.cores[0], args.cores[1])
-    os.sched_setaffinity(0, {cores[0]})
+    os.sched_setaffinity(0, {cores[0]})  # Of this thread: the engine's.
     print(f"load before: {os.getloadavg()}; us of one push, {args.pushes} each")
     print("way      KiB requests daemon       p50     p99     max  cpu p50  cpu p99")
     for way in args.ways:

@@ -15,6 +15,7 @@ from service.capture.rows import Rows
 from service.capture.step import Step
 from service.capture.tap import NOT_WRITTEN
 from service.rpc.innerwatch.v1 import innerwatch_pb2 as pb
+from service.wire import layout_of
 
 HOOK_POINT = "blocks.1.hook_resid_post"
 FULL = pb.LOSS_REASON_BUFFER_FULL
@@ -34,9 +35,9 @@ def make_step(number: int, first: int = 0, n_rows: int = 3, width: int = 2) -> S
             token_ids=torch.arange(n_rows),
         ),
         facts=(RequestFacts(n_prompt_tokens=n_rows),),
-        values=torch.arange(n_rows * width, dtype=torch.float32).reshape(1, -1, width),
-        squared_norms=torch.ones(1, n_rows),
-        token_ids=torch.arange(n_rows, dtype=torch.int32),
+        values=np.arange(n_rows * width, dtype=np.float32).reshape(1, -1, width),
+        squared_norms=np.ones((1, n_rows), dtype=np.float32),
+        token_ids=np.arange(n_rows, dtype=np.int32),
     )
 
 
@@ -49,7 +50,7 @@ def message_of(step: Step) -> pb.StepBatch:
 
 def make_silent_step(number: int) -> Step:
     """Return a step with one row that no tap wrote."""
-    norms = torch.ones(1, 3)
+    norms = np.ones((1, 3), dtype=np.float32)
     norms[0, 1] = NOT_WRITTEN
     return dataclasses.replace(make_step(number), squared_norms=norms)
 
@@ -134,9 +135,9 @@ def test_a_step_too_large_for_a_message_travels_in_parts() -> None:
             RequestFacts(n_cached=cached, n_prompt_tokens=n)
             for cached, n in ((0, 9), (0, 5), (2, 6))
         ),
-        values=torch.arange(8, dtype=torch.float32).reshape(1, 8, 1),
-        squared_norms=torch.ones(1, 8),
-        token_ids=torch.arange(8, dtype=torch.int32),
+        values=np.arange(8, dtype=np.float32).reshape(1, 8, 1),
+        squared_norms=np.ones((1, 8), dtype=np.float32),
+        token_ids=np.arange(8, dtype=np.int32),
         finished=("z",),
     )
 
@@ -146,11 +147,15 @@ def test_a_step_too_large_for_a_message_travels_in_parts() -> None:
     assert [3, 3, 2] == [part.n_rows_expected for part in parts]
     assert [1, 0, 0] == [len(part.finished) for part in parts]
     assert [("a", 9, 1), ("b", 0, 2), ("b", 2, 3), ("c", 4, 2)] == [
-        (r.request_id, r.first_position, r.n_rows) for p in parts for r in p.requests
+        (name, first, n)
+        for part in parts
+        for name, (n, first, *_) in zip(
+            part.request_ids, layout_of(part).tolist(), strict=True
+        )
     ]
     values = b"".join(part.hook_points[0].values for part in parts)
     assert list(range(8)) == np.frombuffer(values, dtype=np.float32).tolist()
-    assert [6, 6] == [parts[2].requests[0].n_prompt_tokens] * 2
+    assert [6] == layout_of(parts[2])[:, 3].tolist()
 
 
 def test_a_silent_tap_shows_in_the_step() -> None:
@@ -273,11 +278,7 @@ def test_a_step_becomes_a_message_with_its_rows() -> None:
         message.bank_digest,
         message.n_rows_expected,
     )
-    assert (7, 3, 3) == (
-        message.requests[0].first_position,
-        message.requests[0].n_rows,
-        message.requests[0].n_prompt_tokens,
-    )
+    assert [[3, 7, 0, 3, 0]] == layout_of(message).tolist()
     values = np.frombuffer(message.hook_points[0].values, dtype=np.float32)
     np.testing.assert_array_equal(np.arange(6), values)
     assert [0, 1, 2] == np.frombuffer(message.token_ids, dtype=np.int32).tolist()

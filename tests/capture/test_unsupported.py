@@ -17,6 +17,7 @@ def vllm_config() -> Any:
     return SimpleNamespace(
         parallel_config=SimpleNamespace(
             distributed_executor_backend="mp",
+            pipeline_parallel_size=1,
             use_ubatching=False,
             decode_context_parallel_size=1,
             prefill_context_parallel_size=1,

@@ -25,12 +25,14 @@ from service.capture.step import Step
 from service.config import IngestConfig
 from service.daemon.audit.store import AuditStore
 from service.daemon.capture_rpc import CaptureRPC
+from service.daemon.drills import Drills
 from service.daemon.ingest import Ingest
 from service.daemon.items import BatchItem, GapItem, Item, Stop
 from service.daemon.loaded_set import LoadedSet
 from service.daemon.metrics import Metrics
 from service.daemon.restoring import restore
 from service.daemon.rings import Rings
+from service.daemon.sinks.sinks import Sinks
 from service.daemon.swaps import Swaps
 from service.ring.handover import socket_path
 from service.rpc.innerwatch.v1 import innerwatch_pb2 as pb
@@ -84,7 +86,8 @@ class Side:
             swaps=swaps,
             directory=folder / "audit",
             store=self._store,
-            metrics=Metrics(self.registry, live, version="0"),
+            metrics=Metrics(self.registry, live, version="0", queue_batches=8),
+            sinks=Sinks((), Drills()),
             config=IngestConfig(),
             on_state=lambda _: None,
             on_exit=lambda: None,
@@ -180,9 +183,9 @@ def step(number: int, width: int = WIDTH) -> Step:
             token_ids=torch.arange(N_ROWS),
         ),
         facts=(RequestFacts(n_prompt_tokens=1),),
-        values=torch.zeros(2, N_ROWS, width),
-        squared_norms=torch.ones(2, N_ROWS),
-        token_ids=torch.arange(N_ROWS, dtype=torch.int32),
+        values=np.zeros((2, N_ROWS, width), dtype=np.float32),
+        squared_norms=np.ones((2, N_ROWS), dtype=np.float32),
+        token_ids=np.arange(N_ROWS, dtype=np.int32),
     )
 
 

@@ -64,7 +64,7 @@ class EngineRun:
         join: RankJoin[None] = RankJoin({batch.rank for batch in self.batches})
         steps = []
         for batch in self.batches:
-            join.put(batch.rank, Told(record=batch, carried=()))
+            join.put(batch.rank, Told(record=batch, carried=[]))
             for group in join.ready():
                 parts = [told.record for told in group.told]
                 assert group.is_whole, parts

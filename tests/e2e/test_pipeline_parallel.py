@@ -21,12 +21,17 @@ PIPELINE = {
 }
 
 
-def test_every_position_is_judged_over_both_stages(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "hook_points", [HOOK_POINTS, HOOK_POINTS[:1]], ids=["both", "first"]
+)
+def test_every_position_is_judged_over_both_stages(
+    tmp_path: Path, hook_points: tuple[str, ...]
+) -> None:
     """
-    Shared prefixes, aborts and preemption, under torch.compile: each stage sends its
-    own hook point, and joined they are scored as a reference without stages.
+    Shared prefixes, aborts and preemption, under torch.compile: each stage with a hook
+    point sends its own, and joined they are scored as a reference without stages.
     """
-    probes = make_probes()
+    probes = [probe for probe in make_probes() if probe.hook_point in hook_points]
 
     run = run_engine(
         tmp_path,
@@ -38,10 +43,12 @@ def test_every_position_is_judged_over_both_stages(tmp_path: Path) -> None:
         enable_prefix_caching=True,
         block_size=32,
         num_gpu_blocks_override=18,
+        capture={"hook_points": list(hook_points)},
         **PIPELINE,  # type: ignore[arg-type]
     )
 
-    for rank, hook_point in enumerate(HOOK_POINTS):
+    assert {batch.rank for batch in run.batches} == set(range(len(hook_points)))
+    for rank, hook_point in enumerate(hook_points):
         of_rank = [b for b in run.batches if b.rank == rank and b.columns]
         assert {(hook_point,)} == {tuple(batch.columns) for batch in of_rank}
     found = cover(run, probes)

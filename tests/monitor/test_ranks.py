@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from monitor.core import BatchError
-from monitor.ranks import Group, RankJoin, Told, joined, joined_gap
+from monitor.losses import gap_of_batch, joined_gap
+from monitor.ranks import Group, RankJoin, Told, joined
 from monitor.records import MISATTRIBUTED, Gap, LossReason, LostRange, StepBatch
 from monitor.set_scores import only
 from tests.monitor.builders import EARLY, ENGINE, LATE, Rows, batch, quiet
@@ -37,7 +38,7 @@ def gap(rank: int, first: int, last: int, *lost: LostRange) -> Gap:
 
 def put(join: RankJoin[str], rank: int, record: StepBatch | Gap) -> None:
     """Tell *record*, which carries its rank."""
-    join.put(rank, Told(record=record, carried=(str(rank),)))
+    join.put(rank, Told(record=record, carried=[str(rank)]))
 
 
 def steps(groups: Iterable[Group[str]]) -> list[tuple[int, int, bool]]:
@@ -66,21 +67,24 @@ def test_a_step_waits_for_every_rank() -> None:
     assert 1 == join.n_waiting
 
 
-def test_a_step_that_one_rank_lost_is_lost() -> None:
-    """What overlaps with a gap is one group, and comes when all have told so far."""
+def test_a_gap_is_lost_as_soon_as_all_have_told_of_its_beginning() -> None:
+    """
+    It waits for nobody to come to its end: a rank whose parts are not answered sends
+    no more. A gap that reaches beyond another comes out behind it.
+    """
     join: RankJoin[str] = RankJoin((0, 1))
     put(join, 0, part(0, 1))
-    put(join, 0, gap(0, 2, 3))
-    put(join, 0, part(0, 4))
-    put(join, 0, part(0, 5))
+    put(join, 0, gap(0, 2, 600))
+    put(join, 0, part(0, 601))
     put(join, 1, part(1, 1))
-    put(join, 1, part(1, 2))
-
     assert [(1, 1, True)] == steps(join.ready())
-    put(join, 1, gap(1, 3, 4))
-    assert [(2, 4, False)] == steps(join.ready())
-    put(join, 1, part(1, 5))
-    assert [(5, 5, True)] == steps(join.ready())
+    assert 2 == join.n_waiting
+
+    put(join, 1, part(1, 2))
+    assert [(2, 600, False)] == steps(join.ready())
+    put(join, 1, gap(1, 599, 601))
+    assert [(599, 601, False)] == steps(join.ready())
+    assert 0 == join.n_waiting
 
 
 def test_a_step_that_a_rank_passed_over_is_lost() -> None:
@@ -93,14 +97,14 @@ def test_a_step_that_a_rank_passed_over_is_lost() -> None:
     assert [(1, 1, False), (2, 2, True)] == steps(join.ready())
 
 
-def test_a_rank_that_stays_away_is_not_waited_for_without_end() -> None:
-    """What waits is bounded; the oldest is lost."""
+def test_what_is_given_up_comes_out_as_lost() -> None:
+    """A rank that stays away is waited for until its caller says so."""
     join: RankJoin[str] = RankJoin((0, 1))
-    for step in range(1, 1026):
+    for step in range(1, 11):
         put(join, 0, part(0, step))
 
-    assert [(1, 1, False)] == steps(join.ready())
-    assert 1024 == len(list(join.flush()))
+    assert [] == list(join.ready())
+    assert [(step, step, False) for step in range(1, 11)] == steps(join.flush())
     assert 0 == join.n_waiting
 
 
@@ -110,13 +114,22 @@ def test_what_is_told_twice_is_kept_once() -> None:
     put(join, 0, gap(0, 1, 1))
     put(join, 0, gap(0, 1, 2))
     put(join, 1, part(1, 1))
-    assert [] == list(join.ready())
-    put(join, 1, part(1, 2))
 
     (group,) = join.ready()
 
-    assert [2, 1, 2] == [told.last_step for told in group.told]
-    assert [("0", "0"), ("1",), ("1",)] == [told.carried for told in group.told]
+    assert [2, 1] == [told.last_step for told in group.told]
+    assert [["0", "0"], ["1"]] == [told.carried for told in group.told]
+
+
+def test_what_comes_late_is_put_in_its_place() -> None:
+    """What an earlier connection still brings does not make steps come out of order."""
+    join: RankJoin[str] = RankJoin((0, 1))
+    for step in (2, 3, 1):
+        put(join, 0, part(0, step))
+    for step in (1, 2, 3):
+        put(join, 1, part(1, step))
+
+    assert [(1, 1, True), (2, 2, True), (3, 3, True)] == steps(join.ready())
 
 
 def test_an_unknown_rank_is_refused() -> None:
@@ -174,10 +187,35 @@ def test_joined_gap_counts_what_any_rank_lost_once() -> None:
     lost = LostRange(request_id="r", first_position=3, n_tokens=2)
     more = LostRange(request_id="r", first_position=5, n_tokens=1)
 
-    found = joined_gap([gap(0, 2, 3, lost), part(1, 2), gap(1, 3, 4, lost, more)])
+    ends = replace(part(1, 2), finished=("q",))
+
+    found = joined_gap([gap(0, 2, 3, lost), ends, gap(1, 3, 4, lost, more)])
     silent = joined_gap([part(0, 2, first=3)])
 
     assert (2, 4, 3) == (found.first_step, found.last_step, found.n_tokens)
     assert (lost, more) == found.lost
+    assert ("q",) == found.finished
     assert LossReason.NOT_RECEIVED is silent.reason
     assert (replace(lost, n_tokens=1),) == silent.lost
+
+
+def test_drafts_are_not_lost() -> None:
+    """A draft is no token until it is kept: the next step tells of the hole then."""
+    drafting = replace(
+        batch(Rows("r", 5, quiet(4))), n_drafts=np.array([3], dtype=np.int64)
+    )
+
+    found = gap_of_batch(drafting, LossReason.REFUSED)
+
+    assert 1 == found.n_tokens
+    assert (LostRange(request_id="r", first_position=5, n_tokens=1),) == found.lost
+
+
+def test_what_no_rank_named_is_the_most_that_one_counted() -> None:
+    """Gaps of one rank add up; ranks count the same tokens."""
+    unnamed = [
+        replace(gap(rank, first, last), n_tokens=n)
+        for rank, first, last, n in [(0, 1, 2, 7), (0, 3, 4, 4), (1, 1, 4, 9)]
+    ]
+
+    assert 11 == joined_gap(unnamed).n_tokens

@@ -1,6 +1,7 @@
 """Records as the wire's messages, for tests that play the engine."""
 
 import numpy as np
+from numpy.typing import NDArray
 
 from monitor.records import Gap, StepBatch
 from probes.identity import ModelIdentity
@@ -50,24 +51,32 @@ def batch_to_proto(
                 squared_norms=np.ascontiguousarray(norms, dtype="<f4").tobytes(),
             )
         )
-    n_rows_each = np.diff(batch.row_offsets).tolist()
-    for i, request_id in enumerate(batch.request_ids):
-        message.requests.append(
-            pb.RequestRows(
-                request_id=request_id,
-                n_rows=n_rows_each[i],
-                first_position=int(batch.first_positions[i]),
-                n_cached=int(batch.n_cached[i]),
-                n_prompt_tokens=int(batch.n_prompt_tokens[i]),
-                adapter=batch.adapters[i] if batch.adapters else "",
-                n_drafts=int(batch.n_drafts[i]) if len(batch.n_drafts) else 0,
-            )
+    message.request_ids.extend(batch.request_ids)
+    message.layout = layout_of(batch).astype("<i4").tobytes()
+    message.adapters.extend(batch.adapters)
+    for i, prefix in batch.cached.items():
+        message.cached.add(
+            request=i,
+            token_ids=prefix.token_ids.astype("<i4").tobytes(),
+            slots=prefix.slots.astype("<i4").tobytes(),
         )
-        if i in batch.cached:
-            cached = message.requests[i].cached
-            cached.token_ids = batch.cached[i].token_ids.astype("<i4").tobytes()
-            cached.slots = batch.cached[i].slots.astype("<i4").tobytes()
     return message
+
+
+def layout_of(batch: StepBatch) -> NDArray[np.int64]:
+    """Rows, first position, cached, prompt and drafts of each request."""
+    n_requests = len(batch.request_ids)
+    n_drafts = batch.n_drafts if len(batch.n_drafts) else np.zeros(n_requests)
+    return np.stack(
+        [
+            np.diff(batch.row_offsets),
+            batch.first_positions,
+            batch.n_cached,
+            batch.n_prompt_tokens,
+            n_drafts,
+        ],
+        axis=1,
+    ).astype(np.int64)
 
 
 def gap_to_proto(gap: Gap) -> pb.Gap:

@@ -277,10 +277,11 @@ def test_every_label_is_exported_from_the_start() -> None:
         page = daemon.get()
 
     of = f'bundle="{bundle().digest[:12]}",detector'
+    no_model = ',model_name=""'
     for sample in (
         'innerwatch_tokens_lost_total{reason="tap_silent"} 0.0',
         'innerwatch_requests_total{verdict="unscanned"} 0.0',
-        f'innerwatch_flags_total{{{of}="mean"}} 0.0',
+        f'innerwatch_flags_total{{{of}="mean"{no_model}}} 0.0',
         'innerwatch_gaps_total{reason="buffer_full"} 0.0',
         f'innerwatch_score_margin_count{{{of}="ema"}} 0.0',
         'innerwatch_state{state="waiting"} 1.0',

@@ -165,6 +165,28 @@ def test_answers_come_in_the_order_of_the_messages(stages: list[Client]) -> None
     assert not any(answer.refusal for answer in answers)
 
 
+def test_what_waits_for_a_stage_that_is_silent_blinds_and_is_lost(where: Place) -> None:
+    """A stage that is connected and tells of no step is waited for so long."""
+    where.configure(ingest="reconnect_grace_seconds = 2\nblind_after_seconds = 0.5")
+    lost = 'innerwatch_tokens_lost_total{reason="not_received"}'
+    with (
+        RunningDaemon(where) as daemon,
+        Client(where.address, rank=0) as early,
+        Client(where.address, rank=1) as late,
+    ):
+        say_hello(early)
+        say_hello(late)
+        early.send(part_of(batch(Rows("half", 0, quiet(3))), 0))
+
+        def is_blind() -> bool:
+            early.send(pb.Heartbeat(is_proven=True))
+            late.send(pb.Heartbeat(is_proven=True))
+            return "a pipeline stage tells nothing" in daemon.get("healthz")
+
+        eventually(is_blind, "blind")
+        eventually(lambda: daemon.metric(lost) == 3, "what waited is lost")
+
+
 def test_what_waits_for_a_stage_that_is_gone_is_lost(where: Place) -> None:
     """When the engine has gone, rows that only one stage sent are counted."""
     where.configure(ingest="reconnect_grace_seconds = 1")

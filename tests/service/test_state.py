@@ -123,3 +123,24 @@ def test_engines_without_a_stream_are_gone_after_their_grace() -> None:
         engines.take_gone(31.0)
     )
     assert 0 == engines.n_connected
+
+
+def test_a_stage_that_is_away_is_missed_unless_it_said_goodbye() -> None:
+    """
+    While one stage of an engine sends, each other has to be there, or to be stopping.
+    """
+    engines, stages = Engines(), {"e": (0, 1)}
+    assert {} == engines.missing(stages)
+    engines.connect("e", 0, 0.0)
+    assert {"e": [1]} == engines.missing(stages)
+    engines.connect("e", 1, 0.0)
+    assert {} == engines.missing(stages)
+
+    engines.disconnect("e", 1, 1.0)
+    assert {"e": [1]} == engines.missing(stages)
+    engines.connect("e", 1, 2.0)
+    engines.say_goodbye("e", 1)
+    engines.disconnect("e", 1, 3.0)
+    assert {} == engines.missing(stages)
+    engines.disconnect("e", 0, 4.0)
+    assert {} == engines.missing(stages)

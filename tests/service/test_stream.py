@@ -142,15 +142,15 @@ class TestStream:
         before = daemon.metric(sample)
         short = batch_to_proto(batch(Rows("bad", 0, quiet(3)), step=1))
         short.hook_points[0].values = b"123"
-        far = batch_to_proto(batch(Rows("bad", 2**31, quiet(2)), step=2))
+        far = batch_to_proto(batch(Rows("bad", 2**30, quiet(2)), step=2))
         elsewhere = batch_to_proto(batch(Rows("bad", 3, quiet(1)), step=3))
         elsewhere.hook_points[0].hook_point = "blocks.9.hook_resid_post"
         never = batch_to_proto(batch(Rows("bad", 4, quiet(4)), step=2**60))
 
         refusals = [client.ask(m).refusal for m in (short, far, elsewhere, never)]
 
-        assert ["values", "2147483650", "blocks.9", "step"] == [
-            next(w for w in ("values", "2147483650", "blocks.9", "step") if w in r)
+        assert ["values", "1073741826", "blocks.9", "step"] == [
+            next(w for w in ("values", "1073741826", "blocks.9", "step") if w in r)
             for r in refusals
         ]
         good = batch(Rows("good", 0, quiet(1)), engine=client.engine, step=4)
@@ -158,6 +158,28 @@ class TestStream:
         eventually(
             lambda: daemon.metric(sample) == before + 3 + 2 + 1 + 4, "counted as lost"
         )
+
+    def test_a_step_far_from_the_others_is_refused(
+        self, daemon: RunningDaemon, client: Client
+    ) -> None:
+        """
+        Whatever is in it: believed, it would make every real step after it look
+        repeated. Its tokens count.
+        """
+        client.hello()
+        sample = 'innerwatch_tokens_lost_total{reason="refused"}'
+        before = daemon.metric(sample)
+        steps = [
+            batch(Rows("leaps", i, quiet(1)), engine=client.engine, step=step)
+            for i, step in enumerate((1 << 40, 1 << 50, 7, (1 << 40) + 1))
+        ]
+
+        first, ahead, behind, following = (client.ask(one).refusal for one in steps)
+
+        assert ("", "") == (first, following)
+        assert f"expected about {1 << 40}, got {1 << 50}" in ahead
+        assert f"expected about {1 << 40}, got 7" in behind
+        assert before + 2 == daemon.metric(sample)
 
     def test_bytes_that_are_no_message_end_only_their_stream(
         self, daemon: RunningDaemon, client: Client

@@ -73,7 +73,6 @@ def test_a_set_goes_live_when_the_engine_computes_it(
                 number += 1
                 made = dataclasses.replace(step(number), bank_digest=digests[-1])
                 outbox.put(made, FULL)
-                sender.flush()
             return operator.states().get("other:1") == "live"
 
         eventually(is_live, "live")

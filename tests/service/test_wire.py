@@ -125,6 +125,14 @@ def _set_rows(**fields: object) -> Callable[[pb.StepBatch], None]:
     return change
 
 
+def _add(request_id: str, numbers: list[int]) -> Callable[[pb.StepBatch], None]:
+    def change(message: pb.StepBatch) -> None:
+        message.request_ids.append(request_id)
+        message.layout += np.array(numbers, dtype="<i4").tobytes()
+
+    return change
+
+
 def _without_hook_points(message: pb.StepBatch) -> None:
     del message.hook_points[:]
     message.token_ids = b""
@@ -140,11 +148,17 @@ def _without_hook_points(message: pb.StepBatch) -> None:
         (_set_rows(hook_point="blocks.1.hook_resid_post"), "hook_points[1].hook"),
         (_set(token_ids=b"1"), "token_ids"),
         (_set(step=2**64 - 1), "step"),
-        (lambda m: m.requests.add(request_id="a"), "requests"),
-        (lambda m: m.requests.add(request_id=""), "requests"),
-        (lambda m: m.requests.add(request_id="x" * 600), "requests"),
-        (lambda m: m.requests.add(request_id="c", n_rows=7), "values"),
-        (lambda m: m.requests.add(request_id="c", n_rows=2**32 - 1), "4194304 rows"),
+        (_add("a", [0, 0, 0, 0, 0]), "request_ids"),
+        (_add("", [0, 0, 0, 0, 0]), "request_ids"),
+        (_add("x" * 600, [0, 0, 0, 0, 0]), "request_ids"),
+        (_add("c", [7, 0, 0, 0, 0]), "values"),
+        (_add("c", [2**31 - 1, 0, 0, 0, 0]), "4194304 rows"),
+        (_add("c", [-1, 0, 0, 0, 0]), "layout: expected 0 or more"),
+        (_add("c", [0, 0, 0, 0]), "layout"),
+        (_set(layout=b""), "layout"),
+        (lambda m: m.adapters.append("lora"), "adapters"),
+        (lambda m: m.cached.add(request=99), "cached[0].request"),
+        (lambda m: m.cached.add(token_ids=b"1"), "cached[0].token_ids"),
         (_without_hook_points, "at one hook point or more"),
         (lambda m: m.preempted.extend(["c", "c"]), "preempted"),
         (lambda m: m.finished.add(), "finished"),

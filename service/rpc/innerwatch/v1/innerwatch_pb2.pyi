@@ -140,11 +140,11 @@ class StreamRequest(_message.Message):
     def __init__(self, engine: _Optional[str] = ..., rank: _Optional[int] = ..., batch: _Optional[_Union[StepBatch, _Mapping]] = ..., gap: _Optional[_Union[Gap, _Mapping]] = ..., heartbeat: _Optional[_Union[Heartbeat, _Mapping]] = ..., goodbye: _Optional[_Union[Goodbye, _Mapping]] = ..., bank_refusal: _Optional[_Union[BankRefusal, _Mapping]] = ...) -> None: ...
 
 class StepBatch(_message.Message):
-    __slots__ = ("step", "bank_digest", "hook_points", "requests", "token_ids", "finished", "preempted", "n_rows_expected", "captured_at", "slots", "weights_generation")
+    __slots__ = ("step", "bank_digest", "hook_points", "request_ids", "token_ids", "finished", "preempted", "n_rows_expected", "captured_at", "slots", "weights_generation", "layout", "cached", "adapters")
     STEP_FIELD_NUMBER: _ClassVar[int]
     BANK_DIGEST_FIELD_NUMBER: _ClassVar[int]
     HOOK_POINTS_FIELD_NUMBER: _ClassVar[int]
-    REQUESTS_FIELD_NUMBER: _ClassVar[int]
+    REQUEST_IDS_FIELD_NUMBER: _ClassVar[int]
     TOKEN_IDS_FIELD_NUMBER: _ClassVar[int]
     FINISHED_FIELD_NUMBER: _ClassVar[int]
     PREEMPTED_FIELD_NUMBER: _ClassVar[int]
@@ -152,10 +152,13 @@ class StepBatch(_message.Message):
     CAPTURED_AT_FIELD_NUMBER: _ClassVar[int]
     SLOTS_FIELD_NUMBER: _ClassVar[int]
     WEIGHTS_GENERATION_FIELD_NUMBER: _ClassVar[int]
+    LAYOUT_FIELD_NUMBER: _ClassVar[int]
+    CACHED_FIELD_NUMBER: _ClassVar[int]
+    ADAPTERS_FIELD_NUMBER: _ClassVar[int]
     step: int
     bank_digest: str
     hook_points: _containers.RepeatedCompositeFieldContainer[HookPointRows]
-    requests: _containers.RepeatedCompositeFieldContainer[RequestRows]
+    request_ids: _containers.RepeatedScalarFieldContainer[str]
     token_ids: bytes
     finished: _containers.RepeatedCompositeFieldContainer[FinishedRequest]
     preempted: _containers.RepeatedScalarFieldContainer[str]
@@ -163,7 +166,10 @@ class StepBatch(_message.Message):
     captured_at: float
     slots: bytes
     weights_generation: int
-    def __init__(self, step: _Optional[int] = ..., bank_digest: _Optional[str] = ..., hook_points: _Optional[_Iterable[_Union[HookPointRows, _Mapping]]] = ..., requests: _Optional[_Iterable[_Union[RequestRows, _Mapping]]] = ..., token_ids: _Optional[bytes] = ..., finished: _Optional[_Iterable[_Union[FinishedRequest, _Mapping]]] = ..., preempted: _Optional[_Iterable[str]] = ..., n_rows_expected: _Optional[int] = ..., captured_at: _Optional[float] = ..., slots: _Optional[bytes] = ..., weights_generation: _Optional[int] = ...) -> None: ...
+    layout: bytes
+    cached: _containers.RepeatedCompositeFieldContainer[CachedPrefix]
+    adapters: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, step: _Optional[int] = ..., bank_digest: _Optional[str] = ..., hook_points: _Optional[_Iterable[_Union[HookPointRows, _Mapping]]] = ..., request_ids: _Optional[_Iterable[str]] = ..., token_ids: _Optional[bytes] = ..., finished: _Optional[_Iterable[_Union[FinishedRequest, _Mapping]]] = ..., preempted: _Optional[_Iterable[str]] = ..., n_rows_expected: _Optional[int] = ..., captured_at: _Optional[float] = ..., slots: _Optional[bytes] = ..., weights_generation: _Optional[int] = ..., layout: _Optional[bytes] = ..., cached: _Optional[_Iterable[_Union[CachedPrefix, _Mapping]]] = ..., adapters: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class HookPointRows(_message.Message):
     __slots__ = ("hook_point", "width", "values", "squared_norms")
@@ -177,33 +183,15 @@ class HookPointRows(_message.Message):
     squared_norms: bytes
     def __init__(self, hook_point: _Optional[str] = ..., width: _Optional[int] = ..., values: _Optional[bytes] = ..., squared_norms: _Optional[bytes] = ...) -> None: ...
 
-class RequestRows(_message.Message):
-    __slots__ = ("request_id", "n_rows", "first_position", "n_cached", "n_prompt_tokens", "cached", "adapter", "n_drafts")
-    REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
-    N_ROWS_FIELD_NUMBER: _ClassVar[int]
-    FIRST_POSITION_FIELD_NUMBER: _ClassVar[int]
-    N_CACHED_FIELD_NUMBER: _ClassVar[int]
-    N_PROMPT_TOKENS_FIELD_NUMBER: _ClassVar[int]
-    CACHED_FIELD_NUMBER: _ClassVar[int]
-    ADAPTER_FIELD_NUMBER: _ClassVar[int]
-    N_DRAFTS_FIELD_NUMBER: _ClassVar[int]
-    request_id: str
-    n_rows: int
-    first_position: int
-    n_cached: int
-    n_prompt_tokens: int
-    cached: CachedPrefix
-    adapter: str
-    n_drafts: int
-    def __init__(self, request_id: _Optional[str] = ..., n_rows: _Optional[int] = ..., first_position: _Optional[int] = ..., n_cached: _Optional[int] = ..., n_prompt_tokens: _Optional[int] = ..., cached: _Optional[_Union[CachedPrefix, _Mapping]] = ..., adapter: _Optional[str] = ..., n_drafts: _Optional[int] = ...) -> None: ...
-
 class CachedPrefix(_message.Message):
-    __slots__ = ("token_ids", "slots")
+    __slots__ = ("token_ids", "slots", "request")
     TOKEN_IDS_FIELD_NUMBER: _ClassVar[int]
     SLOTS_FIELD_NUMBER: _ClassVar[int]
+    REQUEST_FIELD_NUMBER: _ClassVar[int]
     token_ids: bytes
     slots: bytes
-    def __init__(self, token_ids: _Optional[bytes] = ..., slots: _Optional[bytes] = ...) -> None: ...
+    request: int
+    def __init__(self, token_ids: _Optional[bytes] = ..., slots: _Optional[bytes] = ..., request: _Optional[int] = ...) -> None: ...
 
 class FinishedRequest(_message.Message):
     __slots__ = ("request_id", "n_positions")
@@ -375,6 +363,46 @@ class StatusResponse(_message.Message):
     n_tokens_shadowed: int
     detectors: DetectorSets
     def __init__(self, state: _Optional[str] = ..., reason: _Optional[str] = ..., bundle_name: _Optional[str] = ..., bundle_digest: _Optional[str] = ..., n_tokens_expected: _Optional[int] = ..., n_tokens_scored: _Optional[int] = ..., n_tokens_lost: _Optional[_Mapping[str, int]] = ..., n_requests: _Optional[_Mapping[str, int]] = ..., n_flags: _Optional[_Mapping[str, int]] = ..., n_live_requests: _Optional[int] = ..., last_batch_at: _Optional[float] = ..., n_abstentions: _Optional[_Mapping[str, int]] = ..., n_discoveries: _Optional[int] = ..., drift_log10_capital: _Optional[_Mapping[str, float]] = ..., n_tokens_shadowed: _Optional[int] = ..., detectors: _Optional[_Union[DetectorSets, _Mapping]] = ...) -> None: ...
+
+class StartDrillRequest(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class StartDrillResponse(_message.Message):
+    __slots__ = ("drill_id", "planted_at", "durable_at", "metrics_url", "sinks")
+    DRILL_ID_FIELD_NUMBER: _ClassVar[int]
+    PLANTED_AT_FIELD_NUMBER: _ClassVar[int]
+    DURABLE_AT_FIELD_NUMBER: _ClassVar[int]
+    METRICS_URL_FIELD_NUMBER: _ClassVar[int]
+    SINKS_FIELD_NUMBER: _ClassVar[int]
+    drill_id: str
+    planted_at: float
+    durable_at: float
+    metrics_url: str
+    sinks: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, drill_id: _Optional[str] = ..., planted_at: _Optional[float] = ..., durable_at: _Optional[float] = ..., metrics_url: _Optional[str] = ..., sinks: _Optional[_Iterable[str]] = ...) -> None: ...
+
+class GetDrillRequest(_message.Message):
+    __slots__ = ("drill_id",)
+    DRILL_ID_FIELD_NUMBER: _ClassVar[int]
+    drill_id: str
+    def __init__(self, drill_id: _Optional[str] = ...) -> None: ...
+
+class GetDrillResponse(_message.Message):
+    __slots__ = ("deliveries",)
+    DELIVERIES_FIELD_NUMBER: _ClassVar[int]
+    deliveries: _containers.RepeatedCompositeFieldContainer[DrillDelivery]
+    def __init__(self, deliveries: _Optional[_Iterable[_Union[DrillDelivery, _Mapping]]] = ...) -> None: ...
+
+class DrillDelivery(_message.Message):
+    __slots__ = ("sink", "at", "problem")
+    SINK_FIELD_NUMBER: _ClassVar[int]
+    AT_FIELD_NUMBER: _ClassVar[int]
+    PROBLEM_FIELD_NUMBER: _ClassVar[int]
+    sink: str
+    at: float
+    problem: str
+    def __init__(self, sink: _Optional[str] = ..., at: _Optional[float] = ..., problem: _Optional[str] = ...) -> None: ...
 
 class ListDetectorsRequest(_message.Message):
     __slots__ = ()

@@ -168,6 +168,16 @@ class ControlStub:
                 request_serializer=service_dot_rpc_dot_innerwatch_dot_v1_dot_innerwatch__pb2.RunCanariesRequest.SerializeToString,
                 response_deserializer=service_dot_rpc_dot_innerwatch_dot_v1_dot_innerwatch__pb2.RunCanariesResponse.FromString,
                 _registered_method=True)
+        self.StartDrill = channel.unary_unary(
+                '/innerwatch.v1.Control/StartDrill',
+                request_serializer=service_dot_rpc_dot_innerwatch_dot_v1_dot_innerwatch__pb2.StartDrillRequest.SerializeToString,
+                response_deserializer=service_dot_rpc_dot_innerwatch_dot_v1_dot_innerwatch__pb2.StartDrillResponse.FromString,
+                _registered_method=True)
+        self.GetDrill = channel.unary_unary(
+                '/innerwatch.v1.Control/GetDrill',
+                request_serializer=service_dot_rpc_dot_innerwatch_dot_v1_dot_innerwatch__pb2.GetDrillRequest.SerializeToString,
+                response_deserializer=service_dot_rpc_dot_innerwatch_dot_v1_dot_innerwatch__pb2.GetDrillResponse.FromString,
+                _registered_method=True)
         self.ListDetectors = channel.unary_unary(
                 '/innerwatch.v1.Control/ListDetectors',
                 request_serializer=service_dot_rpc_dot_innerwatch_dot_v1_dot_innerwatch__pb2.ListDetectorsRequest.SerializeToString,
@@ -214,6 +224,21 @@ class ControlServicer:
     def RunCanaries(self, request, context):
         """Sends the live set's canaries to a vLLM server and says how they came out.
         FAILED_PRECONDITION when its bundle has none.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def StartDrill(self, request, context):
+        """Plants a test flag, which no statistic and no count of flags knows of, and answers
+        when it is in the record.  PERMISSION_DENIED as below.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetDrill(self, request, context):
+        """What became of a drill.  NOT_FOUND of one that is too long ago.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -274,6 +299,16 @@ def add_ControlServicer_to_server(servicer, server):
                     servicer.RunCanaries,
                     request_deserializer=service_dot_rpc_dot_innerwatch_dot_v1_dot_innerwatch__pb2.RunCanariesRequest.FromString,
                     response_serializer=service_dot_rpc_dot_innerwatch_dot_v1_dot_innerwatch__pb2.RunCanariesResponse.SerializeToString,
+            ),
+            'StartDrill': grpc.unary_unary_rpc_method_handler(
+                    servicer.StartDrill,
+                    request_deserializer=service_dot_rpc_dot_innerwatch_dot_v1_dot_innerwatch__pb2.StartDrillRequest.FromString,
+                    response_serializer=service_dot_rpc_dot_innerwatch_dot_v1_dot_innerwatch__pb2.StartDrillResponse.SerializeToString,
+            ),
+            'GetDrill': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetDrill,
+                    request_deserializer=service_dot_rpc_dot_innerwatch_dot_v1_dot_innerwatch__pb2.GetDrillRequest.FromString,
+                    response_serializer=service_dot_rpc_dot_innerwatch_dot_v1_dot_innerwatch__pb2.GetDrillResponse.SerializeToString,
             ),
             'ListDetectors': grpc.unary_unary_rpc_method_handler(
                     servicer.ListDetectors,
@@ -361,6 +396,60 @@ class Control:
             '/innerwatch.v1.Control/RunCanaries',
             service_dot_rpc_dot_innerwatch_dot_v1_dot_innerwatch__pb2.RunCanariesRequest.SerializeToString,
             service_dot_rpc_dot_innerwatch_dot_v1_dot_innerwatch__pb2.RunCanariesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def StartDrill(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/innerwatch.v1.Control/StartDrill',
+            service_dot_rpc_dot_innerwatch_dot_v1_dot_innerwatch__pb2.StartDrillRequest.SerializeToString,
+            service_dot_rpc_dot_innerwatch_dot_v1_dot_innerwatch__pb2.StartDrillResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetDrill(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/innerwatch.v1.Control/GetDrill',
+            service_dot_rpc_dot_innerwatch_dot_v1_dot_innerwatch__pb2.GetDrillRequest.SerializeToString,
+            service_dot_rpc_dot_innerwatch_dot_v1_dot_innerwatch__pb2.GetDrillResponse.FromString,
             options,
             channel_credentials,
             insecure,
