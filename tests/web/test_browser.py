@@ -12,7 +12,15 @@ from tests.bench.web_record import write_long
 from tests.monitor.builders import Rows, loud
 from tests.service.builders import RunningDaemon
 from tests.service.swapping import Engine
-from tests.web.browser import SCHEMES, WIDTHS, Scheme, axe_violations, opened, sign_in
+from tests.web.browser import (
+    SCHEMES,
+    WIDTHS,
+    Scheme,
+    axe_violations,
+    opened,
+    sign_in,
+    wait_until,
+)
 from tests.web.history import place_with_bundle
 from tests.web.pages import PAGES, page_url
 
@@ -188,13 +196,13 @@ def test_a_long_request_opens_at_the_flagged_token(browser: Browser) -> None:
         with RunningDaemon(where) as running, opened(browser) as page:
             sign_in(page, page_url(running, ""))
             page.goto(page_url(running, "flags/1"))
-            page.wait_for_function(_HERE_IS_IN_SIGHT)
+            wait_until(page, _HERE_IS_IN_SIGHT)
             n_shown = page.locator("#text i").count()
             assert 0 < n_shown < 8192
             for key in ("End", "Home", "PageDown"):
                 page.get_by_role("slider", name="Token").press(key)
                 page.wait_for_timeout(300)
-                page.wait_for_function(_HERE_IS_IN_SIGHT)
+                wait_until(page, _HERE_IS_IN_SIGHT)
             assert n_shown < page.locator("#text i").count()
 
 
