@@ -60,7 +60,7 @@ def monitor_toml(listen: str, metrics_port: int, digest: str) -> str:
         f"[daemon]\nlisten = {json.dumps(listen, ensure_ascii=False)}\n\n"
         f"[metrics]\nport = {metrics_port}\n\n"
         f'[detectors]\nbundle = "bundle"\ndigest = "{digest}"\n\n'
-        f'[audit]\ndirectory = "audit"\ntoken_ids = "ids"\n'
+        f'[audit]\ndirectory = "audit"\nkeep = "token_ids"\n'
     )
 
 
