@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from service.daemon.audit.checkpoints import Signer, Verifier
-from service.daemon.audit.opening import FILE_NAME
+from service.daemon.audit.opening import FILE_NAME, AuditError
 from service.daemon.audit.reader import AuditReader
 from service.daemon.audit.records import Entries, Event
 from service.daemon.audit.rows import EventRow
@@ -203,6 +203,25 @@ class TestWitness:
 
 
 class TestKeys:
+    def test_a_log_goes_on_with_its_own_signing_key_only(self, tmp_path: Path) -> None:
+        """
+        A record whose signing key is gone is not signed with a new one unasked; the
+        key may lie elsewhere.
+        """
+        with open_store(tmp_path / "audit", keys=tmp_path / "keys") as store:
+            store.begin(1.0)
+        (tmp_path / "keys" / SIGNING_KEY).rename(tmp_path / "moved")
+
+        with (
+            pytest.raises(AuditError, match="expected the one whose public key"),
+            open_store(tmp_path / "audit", keys=tmp_path / "keys"),
+        ):
+            pass
+
+        (tmp_path / "moved").rename(tmp_path / "keys" / SIGNING_KEY)
+        with open_store(tmp_path / "audit", keys=tmp_path / "keys"):
+            assert not (tmp_path / "audit" / SIGNING_KEY).exists()
+
     @pytest.mark.parametrize(
         ("change", "words"),
         [

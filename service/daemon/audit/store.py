@@ -317,6 +317,11 @@ def _open_keys(
     if not public.exists():
         public.write_text(f"{signer.verifier.text}\n")
         public.chmod(0o600)
+    elif public.read_text().strip() != signer.verifier.text:
+        raise ValueError(
+            f"signing key {folder / SIGNING_KEY}: expected the one whose public key is "
+            f"{public}, got another: the log can not be gone on with"
+        )
     decode = load_decoder(settings.tokenizer) if settings.tokenizer else None
     keeper = Keeper(settings.keep, hash_key(folder / _HASH_KEY), decode)
     return signer, KeyFile.open(directory), keeper
