@@ -253,7 +253,8 @@ class TestErase:
         """
         fill(tmp_path)
         with open_store(tmp_path) as store:
-            assert 1 == store.erase("r1", 2000.0, by="ada")
+            assert 4 == store.erase("r1", 2000.0, by="ada")
+            assert 0 == store.erase("nobody", 2000.0)
         reader = AuditReader(tmp_path)
 
         gone, other = reader.request(ENGINE, "r1"), reader.request(ENGINE, "r2")
@@ -278,9 +279,10 @@ class TestErase:
             "cmpl-mine2-0-92983f4d",
         ]
         write(tmp_path, Entries(flags=[flag(name) for name in ids]))
-        with open_store(tmp_path) as store:
-            assert 2 == store.erase("mine", 2000.0)
         reader = AuditReader(tmp_path)
+        with open_store(tmp_path) as store:
+            for name in reader.matching("mine"):
+                store.erase(name, 2000.0)
 
         erased = [
             found.is_erased
