@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from service.daemon.audit.checkpoints import Signer, Verifier
+from service.daemon.audit.leaves import EVENTS, FLAGS, canonical, row_hash
 from service.daemon.audit.opening import FILE_NAME, AuditError
 from service.daemon.audit.reader import AuditReader
 from service.daemon.audit.records import Entries, Event
@@ -40,6 +41,16 @@ def alter(folder: Path, *statements: str) -> None:
         for statement in statements:
             connection.execute(statement)
         connection.commit()
+
+
+def test_a_leaf_is_what_it_always_was() -> None:
+    """
+    The bytes of a leaf may never change: records that were signed hold their hash.
+    """
+    row = (1, "e", "r", "d", 2.5, -1.5, 3, "b", "d", "m", "", 7.0, -1, b"\0x")
+
+    assert "ec5ac446c443f13f" == row_hash(FLAGS, row)[:8].hex()
+    assert b"events;i1;n" == canonical(EVENTS, (1, None))
 
 
 def test_a_clean_record_has_no_findings(tmp_path: Path) -> None:
