@@ -20,7 +20,7 @@ from playwright.sync_api import Page
 
 from tests.bench.web_record import fill_large, write_long
 from tests.service.builders import RunningDaemon
-from tests.web.browser import chromium, opened, sign_in
+from tests.web.browser import chromium, opened, sign_in, wait_until
 from tests.web.history import place_with_bundle
 from tests.web.pages import page_url
 
@@ -85,7 +85,7 @@ def measure_drawing(page: Page, url: str, rounds: int) -> list[float]:
     times = []
     for _ in range(rounds):
         page.goto(url)
-        page.wait_for_function("performance.getEntriesByName('heat-map').length > 0")
+        wait_until(page, "performance.getEntriesByName('heat-map').length > 0")
         times.append(
             float(page.evaluate("performance.getEntriesByName('heat-map')[0].duration"))
         )

@@ -1,6 +1,7 @@
 """A real Chromium, and what it takes to look at the page with it."""
 
 import os
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib import resources
@@ -51,11 +52,9 @@ def chromium() -> Iterator[Browser]:
 
 @contextmanager
 def opened(
-    browser: Browser, *, width: int = 1280, scheme: Scheme = "light", name: str = ""
+    browser: Browser, *, width: int = 1280, scheme: Scheme = "light"
 ) -> Iterator[Page]:
-    """
-    A page in a session of its own; with *name*, its cookies are another page's.
-    """
+    """A page in a session of its own."""
     context = browser.new_context(
         viewport={"width": width, "height": 900}, color_scheme=scheme
     )
@@ -71,6 +70,18 @@ def sign_in(page: Page, url: str, name: str = "ada") -> None:
     page.get_by_label("Your name").fill(name)
     page.get_by_role("button", name="Go on").click()
     page.wait_for_url(url)
+
+
+def wait_until(page: Page, expression: str, seconds: float = 30.0) -> None:
+    """
+    Wait until the JavaScript *expression* is true.
+
+    Playwright's own waiting evaluates in the page, which the page's policy forbids.
+    """
+    deadline = time.monotonic() + seconds
+    while not page.evaluate(expression):
+        assert time.monotonic() < deadline, f"never came true: {expression}"
+        page.wait_for_timeout(20)
 
 
 def axe_violations(page: Page) -> list[str]:

@@ -31,6 +31,8 @@ def _environment() -> Environment:
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
+        # A daemon shows what it was started with, whatever is installed over it.
+        auto_reload=False,
     )
     environment.filters |= {
         "moment": formats.moment,
@@ -40,6 +42,8 @@ def _environment() -> Environment:
         "percent": formats.percent,
         "client_id": client_id,
     }
+    for name in environment.list_templates():
+        environment.get_template(name)
     return environment
 
 
