@@ -10,6 +10,7 @@ from service.cli import UsageError
 from service.commands.client import DEFAULT_ADDRESS, connect
 from service.config import Config, load_config
 from service.daemon.audit.opening import FILE_NAME, InUseError
+from service.daemon.audit.reader import AuditReader
 from service.daemon.audit.records import Entries
 from service.daemon.audit.store import AuditStore, StoreSettings
 
@@ -47,7 +48,10 @@ class Record:
 
             return int(self._call("Erase", pb.EraseRequest(request_id=request_id)))
         try:
-            return store.erase(request_id, time.time(), by=user())
+            names = AuditReader(self.folder).matching(request_id)
+            for name in names:
+                store.erase(name, time.time(), by=user())
+            return len(names)
         finally:
             store.close()
 

@@ -112,7 +112,8 @@ def _fetch_flag(args: argparse.Namespace) -> "pb.GetFlagResponse":
         return pb.GetFlagResponse(
             flag=flag_to_proto(found.flag),
             scores=found.scores,
-            token_ids=found.token_ids,
+            # A look at tokens is to be on record: `innerwatch audit show --tokens`.
+            token_ids=b"",
         )
     with connect(args.address) as channel:
         stub = rpc.AuditStub(channel)

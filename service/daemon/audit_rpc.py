@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from queue import Empty, SimpleQueue
 from typing import TypeVar
 
@@ -74,9 +75,11 @@ class AuditRPC(rpc.AuditServicer):
     ) -> pb.EraseResponse:
         """Destroy what is kept of a request; durable when this returns."""
         by = local_peer(context)
-        name = request.request_id
-        n = self._do(lambda store, now: store.erase(name, now, by=by), context)
-        return pb.EraseResponse(n_requests=n)
+        # Looked for on this thread: all records are, and scoring need not wait for it.
+        names = self._reader.matching(request.request_id)
+        for name in names:
+            self._do(partial(_erase, name, by), context)
+        return pb.EraseResponse(n_requests=len(names))
 
     def Retain(  # noqa: N802
         self, request: pb.RetainRequest, context: grpc.ServicerContext
@@ -142,6 +145,10 @@ class AuditRPC(rpc.AuditServicer):
                 return reply.get(timeout=_LOOK_SECONDS)
         context.abort(grpc.StatusCode.UNAVAILABLE, "the daemon is stopping or busy")
         raise AssertionError("abort raises")
+
+
+def _erase(request_id: str, by: str, store: AuditStore, now: float) -> int:
+    return store.erase(request_id, now, by=by)
 
 
 def flag_to_proto(row: FlagRow) -> pb.FlagRecord:

@@ -13,6 +13,7 @@ import json
 import sys
 import tempfile
 import time
+from dataclasses import asdict, dataclass
 from hashlib import sha256
 from pathlib import Path
 
@@ -25,20 +26,33 @@ def _name(i: int) -> str:
     return f"cmpl-{sha256(str(i).encode()).hexdigest()[:32]}-0"
 
 
-def measure(folder: Path, *, n_flags: int, n_batch: int, n_tokens: int) -> float:
-    """Write *n_flags* to a record in *folder*; return how many went in a second."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rates:
+    """Flags a second, and a second of this process' CPU time."""
+
+    flags_per_second: float
+    flags_per_cpu_second: float
+
+
+def measure(folder: Path, *, n_flags: int, n_batch: int, n_tokens: int) -> Rates:
+    """Write *n_flags* to a record in *folder*."""
     tokens = range(n_tokens)
     batches = [
         [flag(_name(i), tokens=tokens) for i in range(start, start + n_batch)]
         for start in range(0, n_flags, n_batch)
     ]
     with open_store(folder) as store:
-        began = time.perf_counter()
+        began, began_cpu = time.perf_counter(), time.process_time()
         for flags in batches:
             store.write(Entries(flags=flags), time.time())
         seconds = time.perf_counter() - began
-        assert store.log_facts.size == sum(map(len, batches))
-    return store.log_facts.size / seconds
+        cpu_seconds = time.process_time() - began_cpu
+        n_written = store.log_facts.size
+    assert n_written == sum(map(len, batches))
+    return Rates(
+        flags_per_second=n_written / seconds,
+        flags_per_cpu_second=n_written / cpu_seconds,
+    )
 
 
 def main() -> int:
@@ -50,14 +64,14 @@ def main() -> int:
     parser.add_argument("--bar", type=float, default=20_000.0)
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        rate = measure(
+        rates = measure(
             Path(folder),
             n_flags=args.flags,
             n_batch=args.batch,
             n_tokens=args.tokens,
         )
-    print(json.dumps(vars(args) | {"flags_per_second": round(rate)}))
-    return int(rate < args.bar)
+    print(json.dumps(vars(args) | {k: round(v) for k, v in asdict(rates).items()}))
+    return int(rates.flags_per_second < args.bar)
 
 
 if __name__ == "__main__":

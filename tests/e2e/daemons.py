@@ -22,7 +22,7 @@ class Daemon:
     """`innerwatch serve` in a process of its own, which can be killed and started."""
 
     def __init__(
-        self, folder: Path, bundle: str = "bundle", token_ids: str = "hash"
+        self, folder: Path, bundle: str = "bundle", keep: str = "hash"
     ) -> None:
         self.folder = folder
         self.listen = f"unix:{folder}/innerwatch.sock"
@@ -31,7 +31,7 @@ class Daemon:
             f'[daemon]\nlisten = "{self.listen}"\n'
             f"[metrics]\nport = {self.metrics_port}\n"
             f'[detectors]\nbundle = "{bundle}"\n'
-            f'[audit]\ndirectory = "audit"\ntoken_ids = "{token_ids}"\n'
+            f'[audit]\ndirectory = "audit"\nkeep = "{keep}"\n'
         )
         self.process: subprocess.Popen[bytes] | None = None
 

@@ -71,7 +71,7 @@ def daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
     folder = tmp_path_factory.mktemp("daemon")
     for name, (sizes, seed) in BUNDLES.items():
         save_bundle(folder / name, make_bundle(name, sizes, seed))
-    daemon = Daemon(folder, bundle="one", token_ids="ids")
+    daemon = Daemon(folder, bundle="one", keep="token_ids")
     daemon.start()
     yield daemon
     assert daemon.process is not None

@@ -113,7 +113,7 @@ class Place:
             "daemon": f'listen = "{self.address}"',
             "metrics": "port = 0",
             "detectors": 'bundle = "bundle"',
-            "audit": 'directory = "audit"\ntoken_ids = "ids"',
+            "audit": 'directory = "audit"\nkeep = "token_ids"',
             "ingest": "blind_after_seconds = 1.5",
         } | replaced
         text = "\n".join(f"[{name}]\n{body}" for name, body in sections.items())

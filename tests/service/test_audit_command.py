@@ -3,6 +3,7 @@
 import json
 import sqlite3
 import subprocess
+import time
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
@@ -316,6 +317,30 @@ class TestWithADaemon:
                     ),
                     "the record says so",
                 )
+
+    def test_the_daemon_takes_away_what_is_old(self) -> None:
+        """
+        What a run of before recorded is older than a second: the next one takes it,
+        and the record verifies.
+        """
+        with place() as where:
+            with RunningDaemon(where) as daemon:
+                daemon.stop()
+            time.sleep(1.0)
+            second = 1 / 86_400
+            where.configure(audit=f'directory = "audit"\nretention_days = {second:.9f}')
+            with RunningDaemon(where) as daemon:
+                reader = AuditReader(where.folder / "audit")
+                eventually(
+                    lambda: "retention" in [r.kind for r in reader.newest(EventRow)],
+                    "retention is on record",
+                )
+                daemon.stop()
+            kinds = [row.kind for row in reader.newest(EventRow)]
+            result = audit("verify", where.folder / "audit")
+
+        assert 1 == kinds.count("stop")
+        assert 0 == result.returncode, result.stdout
 
     def test_the_configuration_is_on_record(self) -> None:
         """

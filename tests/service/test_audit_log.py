@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from service.daemon.audit.checkpoints import Signer, Verifier
-from service.daemon.audit.opening import FILE_NAME
+from service.daemon.audit.leaves import EVENTS, FLAGS, canonical, row_hash
+from service.daemon.audit.opening import FILE_NAME, AuditError
 from service.daemon.audit.reader import AuditReader
 from service.daemon.audit.records import Entries, Event
 from service.daemon.audit.rows import EventRow
@@ -40,6 +41,16 @@ def alter(folder: Path, *statements: str) -> None:
         for statement in statements:
             connection.execute(statement)
         connection.commit()
+
+
+def test_a_leaf_is_what_it_always_was() -> None:
+    """
+    The bytes of a leaf may never change: records that were signed hold their hash.
+    """
+    row = (1, "e", "r", "d", 2.5, -1.5, 3, "b", "d", "m", "", 7.0, -1, b"\0x")
+
+    assert "ec5ac446c443f13f" == row_hash(FLAGS, row)[:8].hex()
+    assert b"events;i1;n" == canonical(EVENTS, (1, None))
 
 
 def test_a_clean_record_has_no_findings(tmp_path: Path) -> None:
@@ -203,6 +214,25 @@ class TestWitness:
 
 
 class TestKeys:
+    def test_a_log_goes_on_with_its_own_signing_key_only(self, tmp_path: Path) -> None:
+        """
+        A record whose signing key is gone is not signed with a new one unasked; the
+        key may lie elsewhere.
+        """
+        with open_store(tmp_path / "audit", keys=tmp_path / "keys") as store:
+            store.begin(1.0)
+        (tmp_path / "keys" / SIGNING_KEY).rename(tmp_path / "moved")
+
+        with (
+            pytest.raises(AuditError, match="expected the one whose public key"),
+            open_store(tmp_path / "audit", keys=tmp_path / "keys"),
+        ):
+            pass
+
+        (tmp_path / "moved").rename(tmp_path / "keys" / SIGNING_KEY)
+        with open_store(tmp_path / "audit", keys=tmp_path / "keys"):
+            assert not (tmp_path / "audit" / SIGNING_KEY).exists()
+
     @pytest.mark.parametrize(
         ("change", "words"),
         [
@@ -234,7 +264,8 @@ class TestErase:
         """
         fill(tmp_path)
         with open_store(tmp_path) as store:
-            assert 1 == store.erase("r1", 2000.0, by="ada")
+            assert 4 == store.erase("r1", 2000.0, by="ada")
+            assert 0 == store.erase("nobody", 2000.0)
         reader = AuditReader(tmp_path)
 
         gone, other = reader.request(ENGINE, "r1"), reader.request(ENGINE, "r2")
@@ -259,9 +290,10 @@ class TestErase:
             "cmpl-mine2-0-92983f4d",
         ]
         write(tmp_path, Entries(flags=[flag(name) for name in ids]))
-        with open_store(tmp_path) as store:
-            assert 2 == store.erase("mine", 2000.0)
         reader = AuditReader(tmp_path)
+        with open_store(tmp_path) as store:
+            for name in reader.matching("mine"):
+                store.erase(name, 2000.0)
 
         erased = [
             found.is_erased

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from service.address import parse_address
-from service.config import SECTIONS, Config, ConfigError, load_config
+from service.config import SECTIONS, Config, ConfigError, flat, load_config
 
 REFERENCE = Path(__file__).parents[2] / "deploy" / "monitor.toml"
 
@@ -107,6 +107,27 @@ class TestLoadConfig:
             config.audit_path,
             config.bundle_path,
         )
+
+    @pytest.mark.parametrize(
+        ("old", "keep"), [("ids", "token_ids"), ("hash", "hash"), ("none", "nothing")]
+    )
+    def test_reads_the_key_of_before(self, tmp_path: Path, old: str, keep: str) -> None:
+        """
+        A file that still says token_ids keeps what it kept; keep goes before it.
+        """
+        text = f"[audit]\ntoken_ids = '{old}'"
+
+        assert keep == load_config(write(tmp_path, text)).audit.keep
+        with pytest.raises(ConfigError, match="token_ids: unknown key"):
+            load_config(write(tmp_path, f"{text}\nkeep = 'hash'"))
+
+    def test_no_secret_is_in_the_flat_form(self, tmp_path: Path) -> None:
+        """
+        The record gets every key, in JSON.
+        """
+        found = flat(load_config(write(tmp_path, "[audit]\nkeep = 'hash'")))
+
+        assert ('"hash"', "9464") == (found["audit.keep"], found["metrics.port"])
 
     def test_tcp_beyond_loopback_needs_permission(self, tmp_path: Path) -> None:
         """

@@ -3,7 +3,7 @@
 from hashlib import sha256
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from service.daemon.audit.merkle import CompactRange, leaf_hash, root_of
@@ -67,6 +67,7 @@ class TestRoot:
         assert ROOTS[n] == root_of(LEAVES[:n]).hex()
         assert ROOTS[n] == range_of(LEAVES[:n]).root().hex()
 
+    @settings(deadline=None)
     @given(sizes, sizes)
     def test_a_range_goes_on_where_it_was_stored(self, n: int, more: int) -> None:
         """
@@ -98,6 +99,7 @@ class TestInclusion:
 
         assert ["bc1a0643", "ca854ea1", "d37ee418"] == path
 
+    @settings(deadline=None)
     @given(sizes, st.data())
     def test_shows_a_leaf_and_no_other(self, n: int, data: st.DataObject) -> None:
         """
@@ -126,6 +128,7 @@ class TestInclusion:
 
 
 class TestConsistency:
+    @settings(deadline=None)
     @given(sizes, st.data())
     def test_shows_a_beginning_and_no_other(self, n: int, data: st.DataObject) -> None:
         """
@@ -143,6 +146,7 @@ class TestConsistency:
         if proof:
             assert not is_consistent(m, first, n, later, proof[:-1])
 
+    @settings(deadline=None)
     @given(st.integers(2, 70), st.data())
     def test_a_rewritten_beginning_has_no_proof(
         self, n: int, data: st.DataObject

@@ -78,8 +78,8 @@ def matching_requests(connection: Connection, request_id: str) -> list[str]:
     return sorted(name for name in found if request_id in (name, client_id(name)))
 
 
-def destroy_erased(connection: Connection, keys: KeyFile, erasure: Erasure) -> int:
-    """Destroy the keys that *erasure* speaks of; return how many there are."""
+def slots_of(connection: Connection, erasure: Erasure) -> list[int]:
+    """Return where the keys are that *erasure* speaks of."""
     slots: list[int] = []
     for table in _SEALED:
         rows = _all(
@@ -90,8 +90,7 @@ def destroy_erased(connection: Connection, keys: KeyFile, erasure: Erasure) -> i
             erasure.slots_below,
         )
         slots += [slot for (slot,) in rows if isinstance(slot, int)]
-    keys.destroy(slots)
-    return len(slots)
+    return slots
 
 
 def take_old(
@@ -130,7 +129,7 @@ def finish(connection: Connection, keys: KeyFile) -> None:
     told = {type(record): record for record in destructions(connection)}
     for record in told.values():
         if isinstance(record, Erasure):
-            destroy_erased(connection, keys, record)
+            keys.destroy(slots_of(connection, record))
         else:
             keys.destroy(range(record.slots_from, record.slots_below))
 

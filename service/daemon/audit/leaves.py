@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 from service.daemon.audit.merkle import leaf_hash
 
-_REAL = struct.Struct(">d")
+_REAL = struct.Struct(">cd").pack
 
 Value = str | int | float | bytes | None
 
@@ -26,6 +26,10 @@ class Table:
         columns: All, the row's id first.
 
         time: The column that says when it was recorded.
+
+        insert: The statement that adds a row.
+
+        prefix: What every leaf of it begins with.
     """
 
     kind: int
@@ -33,6 +37,7 @@ class Table:
     columns: tuple[str, ...]
     time: str
     insert: str = field(default="")
+    prefix: bytes = field(default=b"")
 
     @property
     def key(self) -> str:
@@ -49,7 +54,14 @@ def _table(kind: int, name: str, columns: str, time: str) -> Table:
     names = tuple(columns.split())
     marks = ", ".join("?" * len(names))
     insert = f"INSERT INTO {name} ({', '.join(names)}) VALUES ({marks})"
-    return Table(kind=kind, name=name, columns=names, time=time, insert=insert)
+    return Table(
+        kind=kind,
+        name=name,
+        columns=names,
+        time=time,
+        insert=insert,
+        prefix=f"{name};".encode(),
+    )
 
 
 FLAGS = _table(
@@ -98,19 +110,21 @@ def canonical(table: Table, row: Sequence[Value]) -> bytes:
     >>> canonical(EVENTS, (1, "start", "", "d", 2.0))[:24]
     b'events;i1;t5:startt0:t1:'
     """
-    out: list[bytes] = [table.name.encode(), b";"]
+    out: list[bytes] = [table.prefix]
+    add = out.append
     for value in row:
         if isinstance(value, str):
             raw = value.encode()
-            out += (b"t%d:" % len(raw), raw)
+            add(b"t%d:%b" % (len(raw), raw))
         elif isinstance(value, float):
-            out += (b"f", _REAL.pack(value))
+            add(_REAL(b"f", value))
         elif isinstance(value, int):
-            out.append(b"i%d;" % value)
+            add(b"i%d;" % value)
         elif value is None:
-            out.append(b"n")
+            add(b"n")
         else:
-            out += (b"b%d:" % len(value), value)
+            add(b"b%d:" % len(value))
+            add(value)
     return b"".join(out)
 
 

@@ -8,6 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
+from service.daemon.audit.erasing import matching_requests
 from service.daemon.audit.filters import (
     LABEL,
     N_ANSWERS,
@@ -204,6 +205,11 @@ class AuditReader:
             is_erased=kept.is_erased,
             labels=tuple(_label_row(row) for row in labels),
         )
+
+    def matching(self, request_id: str) -> list[str]:
+        """Return the ids that are *request_id*, or that a client calls so."""
+        with self._connect() as connection:
+            return matching_requests(connection, request_id)
 
     def labels(self, flag_id: int) -> list[LabelRow]:
         """Return all that was said of a flag, oldest first."""

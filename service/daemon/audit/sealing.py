@@ -23,6 +23,7 @@ KEY_BYTES = 32
 NO_SLOT = -1
 _NONCE = bytes(12)
 _ERASED = bytes(KEY_BYTES)
+_N_RANDOM = 64
 _LENGTHS = struct.Struct("<HI")
 
 
@@ -47,6 +48,7 @@ class KeyFile:
         # What a torn write left of a slot is of no record: it was not synced.
         self._n_slots = -(-size // KEY_BYTES)
         self._new: list[bytes] = []
+        self._random: list[bytes] = []
 
     @classmethod
     def open(cls, directory: Path, *, is_writer: bool = True) -> Self:
@@ -74,7 +76,7 @@ class KeyFile:
         """Seal *parts* with a new key, which `sync` makes durable."""
         if not parts:
             return Sealed(slot=NO_SLOT, payload=b"")
-        key = os.urandom(KEY_BYTES)
+        key = self._random_key()
         slot = self.n_slots
         self._new.append(key)
         return Sealed(slot=slot, payload=AESGCM(key).encrypt(_NONCE, pack(parts), None))
@@ -117,6 +119,13 @@ class KeyFile:
     def close(self) -> None:
         """Release the file."""
         os.close(self._handle)
+
+    def _random_key(self) -> bytes:
+        if not self._random:
+            data = os.urandom(KEY_BYTES * _N_RANDOM)  # A system call for each is slow.
+            starts = range(0, len(data), KEY_BYTES)
+            self._random = [data[i : i + KEY_BYTES] for i in starts]
+        return self._random.pop()
 
     def _write(self, data: bytes, offset: int) -> None:
         while data:

@@ -16,11 +16,10 @@ from service.daemon.audit.erasing import (
     ERASE,
     RETENTION,
     Erasure,
-    destroy_erased,
     detail_of,
     finish,
-    matching_requests,
     retained_from,
+    slots_of,
     take_old,
 )
 from service.daemon.audit.indexes import PAGE_INDEXES
@@ -224,19 +223,19 @@ class AuditStore:
 
     def erase(self, request_id: str, now: float, *, by: str = "") -> int:
         """
-        Destroy the keys of what is kept of a request, by its id or its client's.
+        Destroy the keys of what is kept of a request so far, on every engine.
 
         Records stay, sealed for ever; the log can still be verified.
 
         Returns:
-            How many requests there are of that id.
+            How many keys there were. Unless there was one, nothing is recorded.
         """
-        names = matching_requests(self._connection, request_id)
-        for name in names:
-            erasure = Erasure(request_id=name, slots_below=self._keys.n_slots, by=by)
+        erasure = Erasure(request_id=request_id, slots_below=self._keys.n_slots, by=by)
+        slots = slots_of(self._connection, erasure)
+        if slots:
             self._tell(ERASE, detail_of(erasure), now)
-            destroy_erased(self._connection, self._keys, erasure)
-        return len(names)
+            self._keys.destroy(slots)
+        return len(slots)
 
     def retain(self, before: float, now: float) -> int:
         """
@@ -319,6 +318,11 @@ def _open_keys(
     if not public.exists():
         public.write_text(f"{signer.verifier.text}\n")
         public.chmod(0o600)
+    elif public.read_text().strip() != signer.verifier.text:
+        raise ValueError(
+            f"signing key {folder / SIGNING_KEY}: expected the one whose public key is "
+            f"{public}, got another: the log can not be gone on with"
+        )
     decode = load_decoder(settings.tokenizer) if settings.tokenizer else None
     keeper = Keeper(settings.keep, hash_key(folder / _HASH_KEY), decode)
     return signer, KeyFile.open(directory), keeper
