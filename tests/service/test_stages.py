@@ -14,6 +14,7 @@ from tests.service.builders import Client, Place, RunningDaemon, eventually, hel
 from tests.service.messages import batch_to_proto
 
 STAGES = (0, 1)
+REFUSED = "innerwatch_batches_refused_total"
 
 
 @pytest.fixture
@@ -140,12 +141,15 @@ def test_a_stage_that_stays_away_blinds(own_daemon: RunningDaemon) -> None:
         eventually(lambda: own_daemon.state() == "watching", "watching")
 
 
-def test_answers_come_in_the_order_of_the_messages(stages: list[Client]) -> None:
+def test_answers_come_in_the_order_of_the_messages(
+    daemon: RunningDaemon, stages: list[Client]
+) -> None:
     """
     A heartbeat behind a step that waits is answered behind it: the sender counts
     answers, and must not take that one for the step's.
     """
     early, late = stages
+    n_before = daemon.metric(REFUSED)
     say_hello(early)
     say_hello(late)
     for step in (1, 2):
@@ -153,6 +157,7 @@ def test_answers_come_in_the_order_of_the_messages(stages: list[Client]) -> None
         early.send(part_of(whole, 0))
         early.send(pb.Heartbeat(is_proven=True))
     early.send(pb.StepBatch(step=1 << 60))
+    eventually(lambda: daemon.metric(REFUSED) > n_before, "it waits behind both")
 
     answers = []
     for step in (1, 2):
