@@ -19,10 +19,10 @@ lint: setup
 	$(VENV)/bin/lint-imports
 
 unit: setup
-	$(PY) -m pytest -q -m "not vllm"
+	$(PY) -m pytest -q -m "not vllm" --durations=15
 
 e2e: setup
-	$(PY) -m pytest -q -m vllm
+	$(PY) -m pytest -q -m vllm --durations=25
 
 # The wheel, alone in an empty environment, outside the checkout.
 wheel: setup

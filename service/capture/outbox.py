@@ -13,6 +13,7 @@ import threading
 from collections import deque
 from dataclasses import dataclass, field
 
+from service.capture.arena import Piece
 from service.capture.step import Step
 
 _MAX_LISTED = 16384
@@ -33,9 +34,13 @@ class Loss:
     more: list[tuple[str, int, int]] = field(default_factory=list)
     finished: list[str] = field(default_factory=list)
     n_finished: int = 0
+    pieces: list[Piece] = field(default_factory=list)
 
     def add(self, step: Step) -> None:
         """Count *step*'s rows as lost."""
+        if step.piece is not None:
+            # Given back in turn: what is before it in the outbox has earlier ones.
+            self.pieces.append(step.piece)
         self.last_step, self.ended_at = step.step, step.captured_at
         # A draft is no token of the request until it is kept: then it is missed by
         # the next step's first position.
@@ -68,7 +73,9 @@ class Outbox:
 
     def __init__(self, limit_bytes: int) -> None:
         self._limit_bytes = limit_bytes
-        self._changed = threading.Condition()
+        self._lock = threading.Lock()
+        self._changed = threading.Condition(self._lock)
+        self._n_waiting = 0  # For a change; a ring's sender does not wait.
         self._entries: deque[Entry] = deque()
         self._n_sent = 0
         self._n_bytes = 0
@@ -84,10 +91,11 @@ class Outbox:
         if not self.has_room(n_bytes):
             self.lose(step, reason_if_full)
             return
-        with self._changed:
+        with self._lock:
             self._entries.append(step)
             self._n_bytes += n_bytes
-            self._changed.notify_all()
+            if self._n_waiting:
+                self._changed.notify_all()
 
     def lose(self, step: Step, reason: int) -> None:
         """Append *step* as lost for *reason*, merged with a loss just before it."""
@@ -112,7 +120,9 @@ class Outbox:
         """Return the next entry to send, or None when there is none in time."""
         with self._changed:
             if not self._can_send(stream, max_unacknowledged):
+                self._n_waiting += 1
                 self._changed.wait(timeout_seconds)
+                self._n_waiting -= 1
             if not self._can_send(stream, max_unacknowledged):
                 return None
             entry = self._entries[self._n_sent]
@@ -126,8 +136,13 @@ class Outbox:
                 return
             entry = self._entries.popleft()
             self._n_sent -= 1
-            if isinstance(entry, Step):
+            if isinstance(entry, Loss):
+                pieces = entry.pieces
+            else:
                 self._n_bytes -= entry.n_bytes
+                pieces = [] if entry.piece is None else [entry.piece]
+            for piece in pieces:
+                piece.give_back()
             self._changed.notify_all()
 
     def begin_stream(self) -> int:

@@ -65,7 +65,9 @@ class RingLink:
 
         is_broken: The ring is the reason, and not that the daemon is gone.
 
-        last_step: The last step that went in.
+        last_step: Number of the last step that went in.
+
+        is_proven: Whether the taps wrote every row of the last that had any.
 
         n_refused: Records that the daemon took and refused.
     """
@@ -88,7 +90,8 @@ class RingLink:
         self._parts: list[bytes | memoryview] | None = None
         self.problem = ""
         self.is_broken = False
-        self.last_step: Step | None = None
+        self.last_step: int | None = None
+        self.is_proven = True  # By the trial step, or there were no sender.
         self.n_refused = 0
 
     def begin(self, stream: int) -> None:
@@ -175,7 +178,7 @@ class RingLink:
             return False
         self._in_ring.append(True)
         if isinstance(entry, Step):
-            self.last_step = entry
+            self.last_step = entry.step
         self._entry = self._parts = None
         return True
 
@@ -183,6 +186,8 @@ class RingLink:
         request = pb.StreamRequest()
         if isinstance(entry, Step):
             arrays = describe_batch(request.batch, entry, self._hook_points)
+            if entry.n_rows:
+                self.is_proven = entry.is_written
             return record_parts(request, arrays)
         request.gap.CopyFrom(gap_message(entry))
         return record_parts(request, ())

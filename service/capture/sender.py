@@ -84,6 +84,9 @@ class Sender:
         self._bank_digest = bank_digest
         self._refusals: deque[pb.BankRefusal] = deque()
         self._is_proven = True  # By the trial step, or there were no sender.
+        # Held while an entry's memory is read: once acknowledged by a later stream it
+        # is another step's, and gRPC may still ask an ended stream for its next.
+        self._reading = threading.Lock()
         self._closing = threading.Event()
         self._last_problem = ""
         self.is_connected = False
@@ -147,7 +150,8 @@ class Sender:
                 if in_flight and in_flight.popleft() is not None:
                     self._outbox.acknowledge(stream)
         finally:
-            ended.set()
+            with self._reading:
+                ended.set()
             self._leave(link)
 
     def _open_link(self, hello: pb.HelloRequest) -> RingLink | None:
@@ -215,13 +219,16 @@ class Sender:
                 entry = self._outbox.next_entry(
                     stream, _MAX_UNACKNOWLEDGED, _HEARTBEAT_SECONDS
                 )
-            elif not self._tick(link):
+            elif not self._tick(link, ended):
                 return
             if isinstance(entry, Step):
                 last_step = entry.step
-                fill_batch(request.batch, entry, _owned(hello))
-                if entry.n_rows:
-                    self._is_proven = entry.is_written
+                with self._reading:
+                    if ended.is_set():
+                        return
+                    fill_batch(request.batch, entry, _owned(hello))
+                    if entry.n_rows:
+                        self._is_proven = entry.is_written
             elif entry is not None:
                 request.gap.CopyFrom(gap_message(entry))
             else:
@@ -229,8 +236,8 @@ class Sender:
                     continue
                 is_idle = True
                 if link is not None and (step := link.last_step) is not None:
-                    is_idle, last_step = last_step == step.step, step.step
-                    self._is_proven = step.is_written
+                    is_idle, last_step = last_step == step, step
+                    self._is_proven = link.is_proven
                 request.heartbeat.step = last_step
                 request.heartbeat.sent_at = time.time()
                 request.heartbeat.is_proven = self._is_proven
@@ -249,9 +256,14 @@ class Sender:
             self._refusals.append(refusal)
             self._report(str(error))
 
-    def _tick(self, link: RingLink) -> bool:
-        """Carry what the engine's thread left; False when the ring is broken."""
-        while link.pump():
+    def _tick(self, link: RingLink, ended: threading.Event) -> bool:
+        """Carry what the engine's thread left; False when it goes no further."""
+        while True:
+            with self._reading:
+                if ended.is_set():
+                    return False
+                if not link.pump():
+                    break
             time.sleep(_YIELD_SECONDS)
         if link.n_refused:
             self._report("the daemon refused a batch; its log says why")

@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from service.capture.arena import Piece
 from service.capture.requests import RequestFacts
 from service.capture.rows import Rows
 
@@ -22,9 +23,9 @@ class Step:
     One step as captured. The engine's thread fills it in; once put it does not change.
 
     *values* is float32 of shape (n_sites, n_rows, width), *squared_norms*
-    (n_sites, n_rows), *token_ids* and *slots* int32 (n_rows,), all in host memory and
-    ours; on CUDA they are complete once *copied* is. They are None when the step was
-    lost or had no rows. *facts* are of each request, in row order. *n_positions* are of
+    (n_sites, n_rows), *token_ids* and *slots* int32 (n_rows,), all in *piece*; on CUDA
+    they are complete once *copied* is. They are None when the step was lost or had no
+    rows. *facts* are of each request, in row order. *n_positions* are of
     the finished whose last step had drafts. A lost step that would have travelled in
     parts stands for *n_steps*, of which *step* is the last.
     """
@@ -42,6 +43,7 @@ class Step:
     slots: NDArray[np.int32] | None = None
     weights_generation: int = 0
     copied: torch.cuda.Event | None = None
+    piece: Piece | None = None
     finished: tuple[str, ...] = ()
     n_positions: Mapping[str, int] = field(default_factory=dict)
     preempted: tuple[str, ...] = ()
@@ -49,9 +51,13 @@ class Step:
     @property
     def n_bytes(self) -> int:
         """Memory the step holds, with an allowance for its small parts."""
-        arrays = (self.values, self.squared_norms, self.token_ids, self.slots)
-        n_requests = len(self.facts)
-        return sum(a.nbytes for a in arrays if a is not None) + overhead(n_requests)
+        n_bytes = overhead(len(self.facts))
+        if self.values is not None:
+            assert self.squared_norms is not None
+            assert self.token_ids is not None
+            n_bytes += self.values.nbytes + self.squared_norms.nbytes
+            n_bytes += 2 * self.token_ids.nbytes  # And the slots.
+        return n_bytes
 
     @property
     def n_rows(self) -> int:
@@ -96,6 +102,7 @@ class Step:
                 slots=None if self.slots is None else self.slots[start:stop],
                 finished=() if part else self.finished,
                 preempted=() if part else self.preempted,
+                piece=self.piece if stop == self.n_rows else None,
             )
 
     def spans(self) -> Iterator[tuple[str, int, int]]:

@@ -18,6 +18,7 @@ from typing import Any
 
 import torch
 
+from service.capture.arena import Arena
 from service.capture.bank import HostBank, host_bank
 from service.capture.drafts import Drafts
 from service.capture.hello import hello_request
@@ -26,8 +27,8 @@ from service.capture.outbox import Outbox
 from service.capture.requests import Requests
 from service.capture.rows import Rows, block_size_of, read_rows, scheduled_rows
 from service.capture.sender import Sender
-from service.capture.settings import CaptureError, CaptureSettings, layer_of
-from service.capture.snapshot import Snapshooter
+from service.capture.settings import KEY, CaptureError, CaptureSettings, layer_of
+from service.capture.snapshot import Snapshooter, row_bytes
 from service.capture.stages import Stage, shared_engine_id, this_stage
 from service.capture.step import Step, overhead
 from service.capture.tap import TapBuffers, use_kernels
@@ -66,7 +67,7 @@ class CaptureWorker:
         is_pushdown = settings.mode == "pushdown"
         self._width = 1 if is_pushdown else d_model
         widest = settings.k_max if is_pushdown else d_model
-        n_bytes = _row_bytes(len(settings.hook_points), widest)
+        n_bytes = row_bytes(len(settings.hook_points), widest)
         self._max_rows = max(1, _MAX_BATCH_BYTES // n_bytes)
         self._step = 0
         self._requests = Requests()
@@ -115,7 +116,6 @@ class CaptureWorker:
                 norm_types=_norm_types(),
             )
             install_tap(point, self._buffers, site)
-        self._snapshooter = Snapshooter(self._buffers)
         _log.info("innerwatch: tapped %s", ", ".join(self._hook_points))
 
     def after_warm_up(self) -> None:
@@ -124,7 +124,7 @@ class CaptureWorker:
 
         Raises:
             CaptureError: A tap stayed silent, as one does that a compile cache made
-                without it, or that the compiler removed.
+                without it, or that the compiler removed; or there is no memory.
         """
         if self._buffers is not None:
             self._buffers.poison(1)
@@ -140,6 +140,7 @@ class CaptureWorker:
             )
         if _tensor_parallel_rank() != 0:
             return
+        self._snapshooter = Snapshooter(self._buffers, self._arena_for(self._buffers))
         self._block_size = block_size_of(self._worker.model_runner)
         self._sender = Sender(
             outbox=self._outbox,
@@ -188,7 +189,7 @@ class CaptureWorker:
             if n_rows == 0:
                 self._put(step)
                 return
-            dropped = self._reason_to_drop(scheduler_output)
+            dropped = self._make_room(step, scheduler_output)
             if dropped is None:
                 step.rows = read_rows(self._worker.model_runner, scheduler_output)
                 self._drafts.scheduled(step.rows)
@@ -251,8 +252,10 @@ class CaptureWorker:
                 self._is_reported = True
                 _log.exception("innerwatch: %s; its tokens are counted as lost", what)
 
-    def _reason_to_drop(self, scheduled: Any) -> "pb.LossReason | None":
+    def _make_room(self, step: Step, scheduled: Any) -> "pb.LossReason | None":
+        """Reserve memory for *step*'s rows, or return why they are lost."""
         assert self._sender is not None
+        assert self._snapshooter is not None
         if not self._is_prepared:
             return pb.LOSS_REASON_LAYOUT_UNREADABLE
         if self._settings.mode == "pushdown" and not self._digest:
@@ -260,8 +263,11 @@ class CaptureWorker:
                 return pb.LOSS_REASON_NO_BANK
             return pb.LOSS_REASON_DISCONNECTED
         n_rows = scheduled.total_num_scheduled_tokens
-        n_bytes = self._n_bytes(n_rows) + overhead(len(scheduled.num_scheduled_tokens))
+        n_bytes = n_rows * row_bytes(len(self._hook_points), self._width)
+        n_bytes += overhead(len(scheduled.num_scheduled_tokens))
         if self._outbox.has_room(n_bytes):
+            step.piece = self._snapshooter.reserve(n_rows, self._width)
+        if step.piece is not None:
             return None
         return self._reason_if_full()
 
@@ -270,8 +276,14 @@ class CaptureWorker:
             return pb.LOSS_REASON_BUFFER_FULL
         return pb.LOSS_REASON_DISCONNECTED
 
-    def _n_bytes(self, n_rows: int) -> int:
-        return n_rows * _row_bytes(len(self._hook_points), self._width)
+    def _arena_for(self, buffers: TapBuffers) -> Arena:
+        n_mib = self._settings.buffer_mib
+        try:
+            return Arena(n_mib << 20, pin_memory=buffers.values.is_cuda)
+        except RuntimeError as error:  # PyTorch's, of memory that is not there.
+            raise CaptureError(
+                f"{KEY}.buffer_mib: expected {n_mib} MiB of host memory, got: {error}"
+            ) from error
 
     def _hello(self) -> pb.HelloRequest:
         assert self._stage is not None
@@ -310,11 +322,6 @@ class CaptureWorker:
     def _next_digest(self) -> str:
         with self._bank_lock:
             return self._digest if self._pending is None else self._pending.digest
-
-
-def _row_bytes(n_sites: int, width: int) -> int:
-    """Values and squared norms a hook point, a token id and a KV slot."""
-    return 4 * (n_sites * (width + 1) + 2)
 
 
 def _max_rows(config: Any) -> int:

@@ -32,6 +32,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from service.capture.arena import Arena
 from service.capture.outbox import Outbox
 from service.capture.requests import RequestFacts
 from service.capture.rows import Rows
@@ -100,7 +101,8 @@ class Engine:
         )
         self._buffers.values.zero_()
         self._buffers.squared_norms.fill_(1.0)
-        self._snapshooter = Snapshooter(self._buffers)
+        arena = Arena(_BUFFER_BYTES, pin_memory=False)
+        self._snapshooter = Snapshooter(self._buffers, arena)
         self._digest = bank().digest
         self._n_each = n_rows // n_requests
         self._names = tuple(f"chatcmpl-{i:032x}-{i:08x}" for i in range(n_requests))
@@ -129,6 +131,10 @@ class Engine:
             rows=rows,
             facts=self._facts,
         )
+        step.piece = self._snapshooter.reserve(len(rows.token_ids), WIDTH)
+        if step.piece is None:
+            self.outbox.lose(step, pb.LOSS_REASON_BUFFER_FULL)
+            return
         self._snapshooter.take_into(step, rows.token_ids, self._token_ids, WIDTH)
         self.outbox.put(step, pb.LOSS_REASON_BUFFER_FULL)
 

@@ -1,0 +1,148 @@
+import resource
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+from numpy.typing import NDArray
+
+from service.capture.arena import Arena, Piece
+from service.capture.outbox import Outbox
+from service.capture.requests import RequestFacts
+from service.capture.rows import Rows
+from service.capture.snapshot import Snapshooter, row_bytes
+from service.capture.step import Step
+from service.capture.tap import TapBuffers
+from service.rpc.innerwatch.v1 import innerwatch_pb2 as pb
+
+SIZE = 1024
+
+
+def bytes_of(piece: Piece) -> NDArray[np.uint8]:
+    """The piece's own."""
+    return piece.array[piece.start : piece.start + piece.n_bytes]
+
+
+class Pieces(RuleBasedStateMachine):
+    """Pieces of any sizes, taken and given back as room allows."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.arena = Arena(SIZE, pin_memory=False)
+        self.out: list[tuple[Piece, int]] = []
+        self.n_taken = 0
+
+    @rule(n_bytes=st.integers(1, SIZE + 64))
+    def take(self, n_bytes: int) -> None:
+        piece = self.arena.take(n_bytes)
+        if piece is None:
+            assert self.out or n_bytes > SIZE, "it is empty, and has no room"
+            return
+        self.n_taken += 1
+        bytes_of(piece)[:] = self.n_taken % 251
+        self.out.append((piece, self.n_taken % 251))
+
+    @precondition(lambda self: self.out)
+    @rule()
+    def give_back(self) -> None:
+        self.out.pop(0)[0].give_back()
+
+    @invariant()
+    def nobody_wrote_into_anothers(self) -> None:
+        for piece, mark in self.out:
+            assert (bytes_of(piece) == mark).all()
+
+
+TestPieces = Pieces.TestCase
+TestPieces.settings = settings(max_examples=200, stateful_step_count=60, deadline=None)
+
+
+def make_snapshooter(arena: Arena, n_rows: int) -> Snapshooter:
+    """Return one of buffers of two hook points with three columns."""
+    buffers = TapBuffers.allocate(
+        n_sites=2, max_rows=n_rows, d_model=4, k_max=3, device=torch.device("cpu")
+    )
+    buffers.values.copy_(torch.arange(buffers.values.numel()).view_as(buffers.values))
+    buffers.squared_norms.fill_(7.0)
+    return Snapshooter(buffers, arena)
+
+
+def take_step(snapshooter: Snapshooter, number: int, n_rows: int) -> Step:
+    """Return a step of one request with its rows copied."""
+    token_ids = torch.arange(n_rows) + number
+    step = Step(
+        step=number,
+        bank_digest="digest",
+        captured_at=0.0,
+        n_rows_expected=n_rows,
+        rows=Rows(
+            request_ids=("a",),
+            n_rows=np.array([n_rows]),
+            first_positions=np.array([number * n_rows]),
+            token_ids=token_ids,
+        ),
+        facts=(RequestFacts(n_prompt_tokens=n_rows),),
+    )
+    step.piece = snapshooter.reserve(n_rows, 2)
+    snapshooter.take_into(step, token_ids, token_ids + 1, 2)
+    return step
+
+
+def test_a_snapshot_is_what_the_taps_wrote() -> None:
+    """Columns in use, norms, token ids and slots lie in the arena, each as it was."""
+    snapshooter = make_snapshooter(Arena(4096, pin_memory=False), 5)
+
+    step = take_step(snapshooter, 3, 4)
+
+    assert step.values is not None
+    assert [[0, 1], [3, 4], [6, 7], [9, 10]] == step.values[0].tolist()
+    assert [[15, 16], [18, 19], [21, 22], [24, 25]] == step.values[1].tolist()
+    assert step.squared_norms is not None
+    assert (step.squared_norms == 7.0).all()
+    assert [3, 4, 5, 6] == np.asarray(step.token_ids).tolist()
+    assert [4, 5, 6, 7] == np.asarray(step.slots).tolist()
+
+
+def test_rows_that_were_not_reserved_go_nowhere() -> None:
+    """A step with more rows than its piece is for would write over another's."""
+    snapshooter = make_snapshooter(Arena(4096, pin_memory=False), 5)
+    step = take_step(snapshooter, 1, 3)
+
+    with pytest.raises(ValueError, match=f"expected {3 * row_bytes(2, 2)} bytes"):
+        snapshooter.take_into(step, torch.arange(4), None, 2)
+
+
+def test_memory_comes_back_with_the_acknowledgement() -> None:
+    """
+    Also that of a step in parts, and of one that was lost once it had been copied.
+
+    Ten thousand steps go through room for three.
+    """
+    arena = Arena(3 * 40 * row_bytes(2, 2), pin_memory=False)
+    snapshooter, outbox = make_snapshooter(arena, 40), Outbox(1 << 20)
+    stream = outbox.begin_stream()
+    for number in range(10_000):
+        step = take_step(snapshooter, number, 40)
+        if number % 3:
+            for part in step.in_parts(16 if number % 2 else 64):
+                outbox.put(part, pb.LOSS_REASON_BUFFER_FULL)
+        else:
+            outbox.lose(step, pb.LOSS_REASON_NO_BANK)
+        while not number % 2 and outbox.next_entry(stream, 1 << 20, 0.0) is not None:
+            outbox.acknowledge(stream)
+
+
+def test_a_daemon_that_is_gone_costs_no_page_faults() -> None:
+    """What piles up goes into memory that was touched at start."""
+    arena = Arena(64 << 20, pin_memory=False)
+    row = np.ones(256 << 10, dtype=np.uint8)
+    n_before = resource.getrusage(resource.RUSAGE_THREAD).ru_minflt
+    n_pieces = 0
+    while (piece := arena.take(len(row))) is not None:
+        bytes_of(piece)[:] = row
+        n_pieces += 1
+    n_faults = resource.getrusage(resource.RUSAGE_THREAD).ru_minflt - n_before
+    assert n_pieces == 256
+    assert n_faults < n_pieces, "a page has to be there before it is written"
