@@ -22,21 +22,23 @@ PIPELINE = {
 
 
 @pytest.mark.parametrize(
-    "hook_points", [HOOK_POINTS, HOOK_POINTS[:1]], ids=["both", "first"]
+    ("hook_points", "enforce_eager"),
+    [(HOOK_POINTS, False), (HOOK_POINTS[:1], True)],
+    ids=["both", "first"],
 )
 def test_every_position_is_judged_over_both_stages(
-    tmp_path: Path, hook_points: tuple[str, ...]
+    tmp_path: Path, hook_points: tuple[str, ...], enforce_eager: bool
 ) -> None:
     """
-    Shared prefixes, aborts and preemption, under torch.compile: each stage with a hook
-    point sends its own, and joined they are scored as a reference without stages.
+    Shared prefixes, aborts and preemption, under torch.compile too: each stage with a
+    hook point sends its own, and joined they are scored as a reference without stages.
     """
     probes = [probe for probe in make_probes() if probe.hook_point in hook_points]
 
     run = run_engine(
         tmp_path,
         mode="pushdown",
-        enforce_eager=False,
+        enforce_eager=enforce_eager,
         n_requests=0,
         requests=make_shared_requests(48, 96, seed=3),
         bank=bank_to_proto(ProjectionBank.compile(probes)),
