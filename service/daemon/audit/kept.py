@@ -16,6 +16,7 @@ from service.daemon.audit.checkpoints import write_secret
 KEEP = ("nothing", "hash", "token_ids", "text")
 """What may be kept of a flagged request's tokens; its scores are, in any case."""
 
+_FLOAT, _INTEGER = np.dtype("<f4"), np.dtype("<i4")
 _SCORES = "scores:"
 _HASH_KEY_BYTES = 32
 
@@ -78,12 +79,12 @@ class Keeper:
     ) -> Parts:
         """Return what is kept of a request with these *token_ids* and *scores*."""
         parts = {
-            f"{_SCORES}{name}": np.asarray(values, dtype="<f4").tobytes()
+            f"{_SCORES}{name}": np.asarray(values, dtype=_FLOAT).tobytes()
             for name, values in scores.items()
         }
         if self._keep == "nothing" or not len(token_ids):
             return parts
-        raw = token_ids.astype("<i4").tobytes()
+        raw = np.asarray(token_ids, dtype=_INTEGER).tobytes()
         if self._keep == "hash":
             parts |= self.hashed(hashlib.sha256(raw).digest())
             return parts

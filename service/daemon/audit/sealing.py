@@ -2,16 +2,18 @@
 # zeroing a slot in place destroys the record, and no journal or freed page of the
 # database ever held the key. A slot is used once, so the nonce may be constant.
 #
-# Keys are synced before the transaction whose records they seal: a record without
-# its key cannot be, a key without its record is harmless.
+# Keys are synced before the transaction whose records they seal is committed: a record
+# without its key cannot be, a key without its record is harmless. The sync of many goes
+# on in another thread while their records are hashed and written.
 """Seals what is kept of a request's tokens, each record with a key of its own."""
 
 import os
 import struct
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from concurrent.futures import Future, ThreadPoolExecutor
+from functools import lru_cache
 from pathlib import Path
-from typing import Self
+from typing import NamedTuple, Self
 
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
@@ -24,6 +26,8 @@ NO_SLOT = -1
 _NONCE = bytes(12)
 _ERASED = bytes(KEY_BYTES)
 _N_RANDOM = 64
+_MANY = 32
+"""Keys whose sync is handed to another thread; of fewer it is waited for at once."""
 _LENGTHS = struct.Struct("<HI")
 
 
@@ -31,8 +35,7 @@ class UnsealError(ValueError):
     """A key does not open its record: one of the two was altered."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Sealed:
+class Sealed(NamedTuple):
     """A sealed record and the slot of its key; `NO_SLOT` and b"" if it is empty."""
 
     slot: int
@@ -49,6 +52,8 @@ class KeyFile:
         self._n_slots = -(-size // KEY_BYTES)
         self._new: list[bytes] = []
         self._random: list[bytes] = []
+        self._pool: ThreadPoolExecutor | None = None
+        self._syncing: Future[None] | None = None
 
     @classmethod
     def open(cls, directory: Path, *, is_writer: bool = True) -> Self:
@@ -77,18 +82,25 @@ class KeyFile:
         if not parts:
             return Sealed(slot=NO_SLOT, payload=b"")
         key = self._random_key()
-        slot = self.n_slots
+        slot = self._n_slots + len(self._new)
         self._new.append(key)
-        return Sealed(slot=slot, payload=AESGCM(key).encrypt(_NONCE, pack(parts), None))
+        return Sealed(slot, AESGCM(key).encrypt(_NONCE, pack(parts), None))
+
+    def begin_sync(self) -> None:
+        """Begin to make many keys durable, beside what is done until `sync`."""
+        if len(self._new) >= _MANY:
+            self._write_new()
+            self._pool = self._pool or ThreadPoolExecutor(1, "audit-keys")
+            self._syncing = self._pool.submit(self._sync)
 
     def sync(self) -> None:
         """Make every key that was made durable."""
+        syncing, self._syncing = self._syncing, None
+        if syncing is not None:
+            syncing.result()
         if self._new:
-            data = b"".join(self._new)
-            self._write(data, self._n_slots * KEY_BYTES)
+            self._write_new()
             self._sync()
-            self._n_slots += len(self._new)
-            self._new.clear()
 
     def unseal(self, slot: int, payload: bytes) -> dict[str, bytes] | None:
         """
@@ -118,7 +130,14 @@ class KeyFile:
 
     def close(self) -> None:
         """Release the file."""
+        if self._pool is not None:
+            self._pool.shutdown()
         os.close(self._handle)
+
+    def _write_new(self) -> None:
+        self._write(b"".join(self._new), self._n_slots * KEY_BYTES)
+        self._n_slots += len(self._new)
+        self._new.clear()
 
     def _random_key(self) -> bytes:
         if not self._random:
@@ -138,11 +157,13 @@ class KeyFile:
 
 def pack(parts: Mapping[str, bytes]) -> bytes:
     """Return named byte strings as one."""
-    out: list[bytes] = []
-    for name, data in parts.items():
-        raw = name.encode()
-        out += (_LENGTHS.pack(len(raw), len(data)), raw, data)
-    return b"".join(out)
+    return b"".join([_head(name, len(data)) + data for name, data in parts.items()])
+
+
+@lru_cache(maxsize=1024)  # Few names, and few lengths of most.
+def _head(name: str, n_data: int) -> bytes:
+    raw = name.encode()
+    return _LENGTHS.pack(len(raw), n_data) + raw
 
 
 def unpack(data: bytes) -> dict[str, bytes]:
