@@ -154,6 +154,10 @@ def _facts(found: RequestDetail, *, has_tokens: bool) -> dict[str, object]:
         "erased": found.is_erased,
         "summary": asdict(found.summary) if found.summary else None,
         "flags": [asdict(row) for row in found.flags],
+        "contributions": {
+            detector: [asdict(one) for one in said]
+            for detector, said in found.contributions.items()
+        },
         "labels": [asdict(row) for row in found.labels],
         "hash": found.digest,
     }

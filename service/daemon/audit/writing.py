@@ -86,8 +86,7 @@ class RowMaker:
             if name in seen:
                 continue
             seen.add(name)
-            parts = self._keeper.parts({flag.detector: flag.scores}, flag.token_ids)
-            sealed = self._keys.seal(parts)
+            sealed = self._keys.seal(self._keeper.parts_of(flag))
             self._log.add(
                 FLAGS,
                 (
