@@ -164,8 +164,7 @@ def record(
     acknowledged = [(len(history), 0)]
     n = 0
     for i in range(n_batches):
-        # Of many keys at once, the sync goes on beside the writes of their rows.
-        names = [f"r{j}" for j in range(n, n + rng.choice((1, 2, 3, 4, 5, 20)))]
+        names = [f"r{j}" for j in range(n, n + rng.randint(1, 5))]
         tokens = range(rng.choice((3, 2_000)))  # With overflow pages, and without.
         flags = [flag(name, tokens=tokens) for name in names]
         ends = [summary(name, "max", tokens=tokens) for name in names]

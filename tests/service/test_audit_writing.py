@@ -31,7 +31,7 @@ def test_what_has_no_durable_key_is_not_in_the_record(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, n_flags: int
 ) -> None:
     """
-    A sync that fails, in whichever thread, fails the write, and nothing is committed.
+    A sync that fails fails the write, and nothing is committed.
     """
 
     def fail(keys: KeyFile) -> None:

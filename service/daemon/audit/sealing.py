@@ -3,14 +3,12 @@
 # database ever held the key. A slot is used once, so the nonce may be constant.
 #
 # Keys are synced before the transaction whose records they seal is committed: a record
-# without its key cannot be, a key without its record is harmless. The sync of many goes
-# on in another thread while their records are hashed and written.
+# without its key cannot be, a key without its record is harmless.
 """Seals what is kept of a request's tokens, each record with a key of its own."""
 
 import os
 import struct
 from collections.abc import Iterable, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
 from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple, Self
@@ -26,8 +24,6 @@ NO_SLOT = -1
 _NONCE = bytes(12)
 _ERASED = bytes(KEY_BYTES)
 _N_RANDOM = 64
-_MANY = 32
-"""Keys whose sync is handed to another thread; of fewer it is waited for at once."""
 _LENGTHS = struct.Struct("<HI")
 
 
@@ -52,8 +48,6 @@ class KeyFile:
         self._n_slots = -(-size // KEY_BYTES)
         self._new: list[bytes] = []
         self._random: list[bytes] = []
-        self._pool: ThreadPoolExecutor | None = None
-        self._syncing: Future[None] | None = None
 
     @classmethod
     def open(cls, directory: Path, *, is_writer: bool = True) -> Self:
@@ -86,21 +80,14 @@ class KeyFile:
         self._new.append(key)
         return Sealed(slot, AESGCM(key).encrypt(_NONCE, pack(parts), None))
 
-    def begin_sync(self) -> None:
-        """Begin to make many keys durable, beside what is done until `sync`."""
-        if len(self._new) >= _MANY:
-            self._write_new()
-            self._pool = self._pool or ThreadPoolExecutor(1, "audit-keys")
-            self._syncing = self._pool.submit(self._sync)
-
     def sync(self) -> None:
         """Make every key that was made durable."""
-        syncing, self._syncing = self._syncing, None
-        if syncing is not None:
-            syncing.result()
         if self._new:
-            self._write_new()
+            data = b"".join(self._new)
+            self._write(data, self._n_slots * KEY_BYTES)
             self._sync()
+            self._n_slots += len(self._new)
+            self._new.clear()
 
     def unseal(self, slot: int, payload: bytes) -> dict[str, bytes] | None:
         """
@@ -130,14 +117,7 @@ class KeyFile:
 
     def close(self) -> None:
         """Release the file."""
-        if self._pool is not None:
-            self._pool.shutdown()
         os.close(self._handle)
-
-    def _write_new(self) -> None:
-        self._write(b"".join(self._new), self._n_slots * KEY_BYTES)
-        self._n_slots += len(self._new)
-        self._new.clear()
 
     def _random_key(self) -> bytes:
         if not self._random:

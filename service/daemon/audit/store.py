@@ -271,9 +271,8 @@ class AuditStore:
         self._facts = self._log.facts
 
     def _finish(self, now: float, *, is_last: bool = False) -> None:
-        self._keys.begin_sync()
-        self._log.write()
         self._keys.sync()
+        self._log.write()
         self._log.sign(now, is_last=is_last)
         self._touch(now)
 
