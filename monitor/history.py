@@ -24,11 +24,14 @@ class RequestHistory:
         scores: float32 (n_kept, n_detectors).
 
         token_ids: int32 of shape (n_tokens,), -1 where unknown.
+
+        numbers: What `TokenHistory.write` numbered the tokens, int64 (n_kept,).
     """
 
     positions: NDArray[np.int64]
     scores: NDArray[np.float32]
     token_ids: NDArray[np.int32]
+    numbers: NDArray[np.int64]
 
     def scores_of(self, detector: int) -> NDArray[np.float32]:
         """Evidence a token from position 0, (n_tokens,); NaN where it is not kept."""
@@ -36,11 +39,17 @@ class RequestHistory:
         scores[self.positions] = self.scores[:, detector]
         return scores
 
+    def number_at(self, position: int) -> int:
+        """The number of the token at *position*; -1 where it is not kept."""
+        found = np.flatnonzero(self.positions == position)
+        return int(self.numbers[found[-1]]) if len(found) else -1
+
 
 NO_HISTORY = RequestHistory(
     np.empty(0, dtype=np.int64),
     np.empty((0, 0), dtype=np.float32),
     np.empty(0, dtype=np.int32),
+    np.empty(0, dtype=np.int64),
 )
 """Of a request that nobody looks up."""
 
@@ -55,7 +64,7 @@ class TokenHistory:
         self._owners = np.full(n_tokens, _NOBODY, dtype=np.int32)
         self._positions = np.zeros(n_tokens, dtype=np.int32)
         self._token_ids = np.zeros(n_tokens, dtype=np.int32)
-        self._next = 0
+        self._n_written = 0
 
     def write(
         self,
@@ -63,9 +72,9 @@ class TokenHistory:
         positions: NDArray[np.int64],
         scores: NDArray[np.float32],
         token_ids: NDArray[np.int32],
-    ) -> None:
+    ) -> int:
         """
-        Keep a step's tokens.
+        Keep a step's tokens, numbered on from those before; return the first's number.
 
         Args:
             owners: Of shape (n,): a number that no other request has.
@@ -74,18 +83,22 @@ class TokenHistory:
             token_ids: Of shape (n,).
         """
         capacity = len(self._owners)
+        first = self._n_written
         kept = slice(max(0, len(owners) - capacity), None)
         n = len(owners[kept])
-        n_to_end = min(n, capacity - self._next)
+        # A token's number says where it is.
+        place = (first + len(owners) - n) % capacity
+        n_to_end = min(n, capacity - place)
         for ring, values in (
             (self._scores, scores),
             (self._owners, owners),
             (self._positions, positions),
             (self._token_ids, token_ids),
         ):
-            ring[self._next : self._next + n_to_end] = values[kept][:n_to_end]
+            ring[place : place + n_to_end] = values[kept][:n_to_end]
             ring[: n - n_to_end] = values[kept][n_to_end:]
-        self._next = (self._next + n) % capacity
+        self._n_written = first + len(owners)
+        return first
 
     def of(self, owner: int, n_tokens: int) -> RequestHistory:
         """Return what is kept of the first *n_tokens* of a request."""
@@ -95,4 +108,6 @@ class TokenHistory:
         rows, positions = rows[is_known], positions[is_known]
         token_ids = np.full(n_tokens, -1, dtype=np.int32)
         token_ids[positions] = self._token_ids[rows]
-        return RequestHistory(positions, self._scores[rows], token_ids)
+        last = self._n_written - 1
+        numbers = last - (last - rows) % len(self._owners)
+        return RequestHistory(positions, self._scores[rows], token_ids, numbers)

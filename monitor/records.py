@@ -8,6 +8,8 @@ from math import nan
 import numpy as np
 from numpy.typing import NDArray
 
+from probes.contributions import Contribution
+
 NOT_WRITTEN = np.float32(-1.0)
 """Squared norm of a row that the tap did not write: no real one is negative."""
 
@@ -203,6 +205,9 @@ class Flag:
         adapter: The request's LoRA adapter; "" for none.
 
         bundle_digest: Of the detector set that raised it; "" where it has none.
+
+        contributions: What the detector's parts said at *position*, the largest first;
+            empty where its columns are not kept, or it can not tell its parts apart.
     """
 
     engine: str
@@ -216,6 +221,7 @@ class Flag:
     token_ids: NDArray[np.int32]
     adapter: str = ""
     bundle_digest: str = ""
+    contributions: tuple[Contribution, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

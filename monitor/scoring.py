@@ -41,11 +41,15 @@ class ScoredRows:
         rows: int64 of shape (n_scored,); the scored rows, in order.
 
         evidence: Of the scored rows.
+
+        step: Where the rows are, as the set that scored them sees it; None of tokens
+            that are in no step, as those of the prefix cache.
     """
 
     fates: NDArray[np.uint8]
     rows: NDArray[np.int64]
     evidence: Evidence
+    step: StepBatch | None = None
 
     def without(self, repeated: NDArray[np.bool_]) -> "ScoredRows":
         """Leave out the rows that are *repeated* (n_rows,)."""
@@ -56,6 +60,7 @@ class ScoredRows:
             fates=np.where(repeated, REPEATED, self.fates).astype(np.uint8),
             rows=self.rows[is_new],
             evidence=self.evidence.rows(is_new) if len(is_new) else self.evidence,
+            step=self.step,
         )
 
 
@@ -91,7 +96,7 @@ def score_rows(batch: StepBatch, bank: ProjectionBank, scorer: Scorer) -> Scored
     if not is_finite.all():
         fates[rows[~is_finite]] = _FATES[LossReason.NOT_FINITE]
         rows, evidence = rows[is_finite], evidence.rows(is_finite)
-    return ScoredRows(fates=fates, rows=rows, evidence=evidence)
+    return ScoredRows(fates=fates, rows=rows, evidence=evidence, step=batch)
 
 
 def count_fates(batch: StepBatch, fates: NDArray[np.uint8]) -> NDArray[np.int64]:

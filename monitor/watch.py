@@ -2,21 +2,30 @@
 
 from collections.abc import Sequence
 from itertools import count
+from math import isnan
 
 import numpy as np
 from numpy.typing import NDArray
 
 from monitor.ended import Key
-from monitor.history import NO_HISTORY, TokenHistory
+from monitor.history import NO_HISTORY, RequestHistory, TokenHistory
 from monitor.judging import Judge, Judgement
 from monitor.live import LiveRequest, peak
+from monitor.recent_steps import RecentSteps
 from monitor.records import Flag, RequestSummary, StepBatch, Verdict
 from monitor.scoring import ScoredRows, score_rows
 from monitor.summary import summarize
 from probes.aggregate import is_answer
-from probes.arrays import Float64
+from probes.arrays import Float32, Float64
 from probes.bank import ProjectionBank
 from probes.calibration import Calibration, Peaks
+from probes.contributions import (
+    Contribution,
+    contributions_of,
+    hook_points_of,
+    is_one_part,
+    top,
+)
 from probes.detector import Detector
 from probes.evidence import Scorer
 
@@ -42,6 +51,7 @@ class Watch:
         self._scorer = Scorer(bank, self._detectors)
         self._peaks = Peaks(self._detectors, calibration)
         self._history = TokenHistory(len(self._detectors), max_history_bytes)
+        self._recent = RecentSteps(max_history_bytes)
         self._judge = Judge(calibration, self._peaks, discovery_rate)
         self._numbers = count()
 
@@ -89,12 +99,14 @@ class Watch:
         numbers = np.array([live.number for live in requests], dtype=np.int64)
         answers = is_answer(positions[scored.rows], batch.n_prompt_tokens[owners])
         self._peaks.update(slots, scored.evidence, offsets, answers)
-        self._history.write(
+        first = self._history.write(
             numbers[owners],
             positions[scored.rows],
             scored.evidence.scores.T,
             batch.token_ids[scored.rows],
         )
+        if scored.step is not None:
+            self._recent.note(first, scored.step, scored.rows)
         crossed = self._peaks.crossed_running(slots)
         flags: list[Flag] = []
         for i in np.flatnonzero(crossed.any(axis=1)):
@@ -154,18 +166,47 @@ class Watch:
             first = 0 if is_all else max(0, live.n_prompt_tokens - 1)
             score, threshold = self._peaks.crossing(live.slot, index, is_ended=is_ended)
             scores = history.scores_of(index)
+            position = peak(scores, first)
             flag = Flag(
                 engine=key[0],
                 request_id=key[1],
                 detector=detector.name,
                 score=score,
                 threshold=threshold,
-                position=peak(scores, first),
+                position=position,
                 bank_digest=self._bank.digest,
                 bundle_digest=self._bundle_digest,
                 scores=scores,
                 token_ids=history.token_ids,
                 adapter=live.adapter,
+                contributions=self._contributions(detector, history, position, scores),
             )
             flags.append(flag)
         return flags
+
+    def _contributions(
+        self,
+        detector: Detector,
+        history: RequestHistory,
+        position: int,
+        scores: Float32,
+    ) -> tuple[Contribution, ...]:
+        """What the parts of *detector* said at *position* of a request."""
+        if is_one_part(detector):
+            (hook_point,) = hook_points_of(detector)
+            score = float(scores[position])
+            return () if isnan(score) else top({hook_point: score})
+        found = self._recent.find(history.number_at(position))
+        if found is None:
+            return ()
+        step, row = found
+        some = slice(row, row + 1)
+        if step.activations:
+            whole = {h: values[some] for h, values in step.activations.items()}
+            columns, norms = self._bank.project(whole)
+        else:
+            whole = {}
+            columns = {h: values[some] for h, values in step.columns.items()}
+            norms = {h: values[some] for h, values in step.squared_norms.items()}
+        own = self._bank.columns_of(detector.name, columns, norms)
+        return top(contributions_of(detector, own, whole))

@@ -8,6 +8,7 @@ import numpy as np
 
 from probes.aggregate import Aggregator
 from probes.arrays import Float32, Int64, check_array
+from probes.contributions import contributions_of
 from probes.detector import (
     ActivationDetector,
     Detector,
@@ -77,6 +78,22 @@ class Cascade:
             self.first.head,
             lambda some, _: self.second.head(some),
         )
+
+    def contributions(
+        self, columns: Float32, activations: Mapping[str, Float32]
+    ) -> dict[str, float]:
+        """
+        What the second stage's parts said; see `probes.contributions.Contributing`.
+
+        Nothing of a token that the first stage lets through.
+        """
+        check_columns(self, columns)
+        width = n_columns(self.first.projections)
+        judged = evidence_of(self.first, columns[:, :width], activations)
+        if not judged[0, 0] > self.level:
+            return {}
+        said = contributions_of(self.second, columns[:, width:], activations)
+        return {f"{self.second.name}: {name}": value for name, value in said.items()}
 
     def _check_reading(self, what: str) -> None:
         """Raise `ValueError` where a stage reads whole activations."""

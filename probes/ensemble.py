@@ -1,11 +1,12 @@
 """Several linear probes, each on a scale of its own, as one number."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
 
 from probes.aggregate import Aggregator
-from probes.arrays import Float32, check_array
+from probes.arrays import Float32, Float64, check_array
 from probes.detector import Projection, check_aggregator, check_columns, check_name
 from probes.relu import as_evidence
 
@@ -98,8 +99,7 @@ class Ensemble:
     def head(self, columns: Float32) -> Float32:
         """Members combined; see `probes.detector.Detector.head`."""
         check_columns(self, columns)
-        wide = columns.astype(np.float64)
-        standard = (wide - self.means) / self.deviations.astype(np.float64)
+        standard = self._standard(columns)
         if self.member_weights is not None:
             combined = standard @ self.member_weights.astype(np.float64) + self.bias
         elif self.combination == "mean":
@@ -107,6 +107,35 @@ class Ensemble:
         else:
             combined = standard.max(axis=1)
         return as_evidence(combined[:, None])
+
+    def contributions(
+        self, columns: Float32, activations: Mapping[str, Float32]
+    ) -> dict[str, float]:
+        """
+        By member, the bias not counted; see `probes.contributions.Contributing`.
+
+        Of a maximum the one member that decided.
+        """
+        check_columns(self, columns)
+        standard = self._standard(columns)[0]
+        if self.member_weights is not None:
+            said = standard * self.member_weights.astype(np.float64)
+        elif self.combination == "mean":
+            said = standard / len(standard)
+        else:
+            is_highest = np.arange(len(standard)) == np.argmax(standard)
+            said = np.where(is_highest, standard, 0.0)
+        names = [
+            hook if self.hook_points.count(hook) == 1 else f"{hook}, member {i}"
+            for i, hook in enumerate(self.hook_points)
+        ]
+        return dict(zip(names, said.tolist(), strict=True))
+
+    def _standard(self, columns: Float32) -> Float64:
+        """z of each token and member, (n_tokens, n_members)."""
+        standard: Float64 = columns.astype(np.float64) - self.means
+        standard /= self.deviations.astype(np.float64)
+        return standard
 
     def _check_combination(self, what: str) -> None:
         if self.combination not in COMBINATIONS:

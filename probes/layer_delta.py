@@ -16,7 +16,7 @@ from probes.detector import (
     check_name,
 )
 from probes.errors import ActivationShapeError
-from probes.layer_scores import LayerScores, check_rising
+from probes.layer_scores import LayerScores, check_rising, named_pairs
 
 _MAX_VALUES = 1 << 18
 """Differences held at once: 2 MiB of float64, which stay in a core's cache."""
@@ -107,6 +107,18 @@ class LayerDelta:
             ActivationShapeError: The arrays do not fit.
         """
         check_columns(self, columns)
+        return self.scores.distance(self._scores(columns, activations))
+
+    def contributions(
+        self, columns: Float32, activations: Mapping[str, Float32]
+    ) -> dict[str, float]:
+        """By pair of hook points; see `probes.contributions.Contributing`."""
+        check_columns(self, columns)
+        said = self.scores.contributions(self._scores(columns, activations)[0])
+        return named_pairs(self.hook_points, said)
+
+    def _scores(self, columns: Float32, activations: Mapping[str, Float32]) -> Float64:
+        """m of each token and layer, (n_tokens, L)."""
         d_model = self.means.shape[1]
         rows = [activations_at(h, d_model, activations) for h in self.hook_points]
         if {len(part) for part in rows} != {len(columns)}:
@@ -115,10 +127,9 @@ class LayerDelta:
                 f"each hook point, got {[len(part) for part in rows]} and "
                 f"{len(columns)}"
             )
-        return self.scores.distance(self._lengths(rows))
+        return self._lengths(rows)
 
     def _lengths(self, rows: list[Float32]) -> Float64:
-        """m of each token and layer, (n_tokens, L)."""
         lengths = np.empty((len(rows[0]), len(self.means)))
         n_at_once = max(1, _MAX_VALUES // self.means.shape[1])
         means, scales = self.means.astype(np.float64), 1 / self.deviations.astype(float)

@@ -1,13 +1,14 @@
 """Layer-delta consistency along a few directions, from columns alone."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
 
 from probes.aggregate import Aggregator
-from probes.arrays import Float32, check_array
+from probes.arrays import Float32, Float64, check_array
 from probes.detector import Projection, check_aggregator, check_columns, check_name
-from probes.layer_scores import LayerScores, check_rising
+from probes.layer_scores import LayerScores, check_rising, named_pairs
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -75,7 +76,20 @@ class LayerDeltaDirections:
     def head(self, columns: Float32) -> Float32:
         """Distance of the lengths; see `probes.detector.Detector.head`."""
         check_columns(self, columns)
+        return self.scores.distance(self._lengths(columns))
+
+    def contributions(
+        self, columns: Float32, activations: Mapping[str, Float32]
+    ) -> dict[str, float]:
+        """By pair of hook points; see `probes.contributions.Contributing`."""
+        check_columns(self, columns)
+        said = self.scores.contributions(self._lengths(columns)[0])
+        return named_pairs(self.hook_points, said)
+
+    def _lengths(self, columns: Float32) -> Float64:
+        """m of each token and layer, (n_tokens, L)."""
         n, k = self.offsets.shape
         wide = columns.astype(np.float64).reshape(len(columns), n, 2, k)
         along = wide.sum(axis=2)
-        return self.scores.distance(np.sqrt((along**2).sum(axis=2)))
+        lengths: Float64 = np.sqrt((along**2).sum(axis=2))
+        return lengths

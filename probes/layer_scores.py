@@ -46,10 +46,32 @@ class LayerScores:
         In float64, and kept within float32 before squares are taken, so that no
         finite score becomes infinite.
         """
-        standard = (scores - self.means) / self.deviations.astype(np.float64)
-        kept = np.clip(standard, -FLOAT32_MAX, FLOAT32_MAX)
+        kept = self._standard(scores)
         white = kept @ self.factor.astype(np.float64)
         return as_evidence((white**2).sum(axis=1, keepdims=True))
+
+    def contributions(self, scores: Float64) -> Float64:
+        """
+        What each of one token's *scores* (L,) adds to its distance, (L,).
+
+        z_l (F F' z)_l, whose sum is the distance: below 0 where it is as benign ones
+        are, given the others.
+        """
+        kept = self._standard(scores)
+        factor = self.factor.astype(np.float64)
+        said: Float64 = kept * (factor @ (kept @ factor))
+        return said
+
+    def _standard(self, scores: Float64) -> Float64:
+        standard = (scores - self.means) / self.deviations.astype(np.float64)
+        kept: Float64 = np.clip(standard, -FLOAT32_MAX, FLOAT32_MAX)
+        return kept
+
+
+def named_pairs(hook_points: Sequence[str], said: Float64) -> dict[str, float]:
+    """What each difference between two of *hook_points* *said* (L,), by its name."""
+    pairs = zip(hook_points, hook_points[1:], said.tolist(), strict=False)
+    return {f"{lower} to {upper}": value for lower, upper, value in pairs}
 
 
 def check_rising(what: str, hook_points: Sequence[str]) -> None:

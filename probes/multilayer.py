@@ -1,5 +1,6 @@
 """Linear probes over several layers at once."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -70,6 +71,15 @@ class MultiLayerProbe:
             for hook_point, weight in zip(self.hook_points, self.weights, strict=True)
         )
         object.__setattr__(self, "projections", projections)
+
+    def contributions(
+        self, columns: Float32, activations: Mapping[str, Float32]
+    ) -> dict[str, float]:
+        """
+        By hook point, the bias not counted; see `probes.contributions.Contributing`.
+        """
+        check_columns(self, columns)
+        return dict(zip(self.hook_points, columns[0].tolist(), strict=True))
 
     def head(self, columns: Float32) -> Float32:
         """The sum over hook points; see `probes.detector.Detector.head`."""

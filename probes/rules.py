@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from probes.arrays import FLOAT32_MAX, Float32, check_array
+from probes.arrays import FLOAT32_MAX, Float32, Float64, check_array
 
 RULES = ("weighted_sum", "any", "all", "count")
 
@@ -48,6 +48,19 @@ class FeatureRule:
             Of shape (n_tokens, 1), float32; NaN where a feature is.
         """
         return rule_evidence(self.kind, features, self.weights, self.levels)[:, None]
+
+    def contributions(self, features: Float32) -> Float64:
+        """
+        What each feature (k,) says: w_i f_i, or how far it is above its level.
+
+        0 of those that are not on, or not above it.
+        """
+        wide = features.astype(np.float64)
+        if self.kind == "weighted_sum":
+            said: Float64 = wide * self.weights
+        else:
+            said = np.maximum(wide - self.levels, 0)
+        return said
 
     def may_hold(self, bounds: Float32, slack: Float32) -> NDArray[np.bool_]:
         """

@@ -1,13 +1,13 @@
 """SAE features as a detector: the watched encoder rows, the activation, a rule."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Self
 
 import numpy as np
 
 from probes.aggregate import Aggregator
-from probes.arrays import FLOAT32_MAX, Float32, Int64, check_array
+from probes.arrays import FLOAT32_MAX, Float32, Float64, Int64, check_array
 from probes.detector import (
     Projection,
     check_aggregator,
@@ -177,6 +177,14 @@ class SAEFeatureDetector:
         check_columns(self, columns)
         return self._rule.evidence(self.features_on(columns))
 
+    def contributions(
+        self, columns: Float32, activations: Mapping[str, Float32]
+    ) -> dict[str, float]:
+        """By feature; see `probes.contributions.Contributing`."""
+        check_columns(self, columns)
+        said = self._rule.contributions(self.features_on(columns)[0])
+        return named_features(self.features[self.watched], said)
+
     def features_on(self, columns: Float32) -> Float32:
         """The watched features of each token, (n_tokens, n_watched)."""
         pre = self._rows.pre_activations(columns)
@@ -231,6 +239,15 @@ def rectify(pre: Float32, gates: Float32, gains: Float32, shifts: Float32) -> Fl
     on = np.where(pre <= gates, 0, np.maximum(scaled, 0))
     features: Float32 = np.minimum(on, FLOAT32_MAX).astype(np.float32)
     return features
+
+
+def named_features(features: Int64, said: Float64) -> dict[str, float]:
+    """What each of *features* (k,) *said* (k,), by its name; 0 is left out."""
+    return {
+        f"feature {feature}": value
+        for feature, value in zip(features.tolist(), said.tolist(), strict=True)
+        if value
+    }
 
 
 def check_features(name: str, sae: SAE, features: Sequence[int]) -> None:

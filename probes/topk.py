@@ -19,7 +19,7 @@ from probes.detector import (
 from probes.encoder_rows import EncoderRows
 from probes.errors import ActivationShapeError
 from probes.rules import FeatureRule
-from probes.sae import check_features
+from probes.sae import check_features, named_features
 from probes.sae_formats.record import SAE
 
 _MAX_VALUES = 1 << 25
@@ -145,6 +145,14 @@ class TopKFeatureDetector:
         evidence = np.zeros((len(columns), 1), dtype=np.float32)
         evidence[candidates] = self._rule.evidence(self._watched(rows[candidates]))
         return evidence
+
+    def contributions(
+        self, columns: Float32, activations: Mapping[str, Float32]
+    ) -> dict[str, float]:
+        """By feature; see `probes.contributions.Contributing`."""
+        check_columns(self, columns)
+        said = self._rule.contributions(self.features_on(activations)[0])
+        return named_features(self.features, said)
 
     def features_on(self, activations: Mapping[str, Float32]) -> Float32:
         """The watched features of each token, (n_tokens, n_watched)."""

@@ -102,7 +102,8 @@ class IngestConfig:
     """Longest sequence that is believed, in tokens."""
 
     history_mib: int = field(default=64, metadata={"least": 1})
-    """Memory for the scores of the last tokens, which the record of a flag shows."""
+    """Memory for the scores of the last tokens, which a flag's record shows, and as
+    much again for the steps that they came in."""
 
     shadow_mib: int = field(default=256, metadata={"least": 0})
     """Memory for the evidence of the tokens in the prefix cache, for each engine."""

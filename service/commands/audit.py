@@ -30,6 +30,15 @@ def add_parser(
     searching = _add(actions, "search", "request ids, notes and events with a text")
     searching.add_argument("text")
     searching.add_argument("--limit", type=int, default=100)
+    searching.add_argument(
+        "--tokens", action="store_true", help="in kept text too: a recorded view"
+    )
+    searching.add_argument(
+        "--seconds", type=float, default=30.0, help="no longer in kept text"
+    )
+    searching.add_argument(
+        "--before", type=int, default=0, help="in text of flags with a lower id"
+    )
     exporting = _add(actions, "export", "flags with their labels, to a file")
     exporting.add_argument("output", type=Path)
     exporting.add_argument("--format", choices=("jsonl", "parquet"), default="jsonl")

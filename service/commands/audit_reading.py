@@ -2,6 +2,8 @@
 
 import argparse
 import json
+import sys
+import time
 from collections.abc import Iterator
 from dataclasses import asdict
 from datetime import UTC, datetime
@@ -23,6 +25,7 @@ from service.daemon.audit.rows import (
     RequestDetail,
     ViewRow,
 )
+from service.daemon.audit.text_search import TextReader
 from service.request_ids import client_id
 
 Row = FlagRow | EventRow | GapRow | LabelRow | ViewRow | ExportRow | ConfigChangeRow
@@ -82,15 +85,59 @@ def show_request(args: argparse.Namespace) -> int:
 def search(args: argparse.Namespace) -> int:
     """Print every flag, note and event in which a text stands."""
     check_positive("--limit", args.limit)
-    reader = AuditReader(Record(args).folder)
+    check_positive("--seconds", args.seconds)
+    record = Record(args)
+    reader = TextReader(record.folder)
+    flags = reader.find_flags(FlagFilter(search=args.text), limit=args.limit)
+    if args.tokens:
+        known = {row.flag_id for row in flags}
+        said = _with_text(record, reader, args)
+        flags += [row for row in said if row.flag_id not in known]
     found: Iterator[Row] = chain(
-        reader.find_flags(FlagFilter(search=args.text), limit=args.limit),
+        flags,
         _containing(reader, LabelRow, args.text),
         _containing(reader, EventRow, args.text),
     )
     for _, row in zip(range(args.limit), found, strict=False):
         print(_line(row))
     return 0
+
+
+def _with_text(
+    record: Record, reader: TextReader, args: argparse.Namespace
+) -> list[FlagRow]:
+    """Return flags of requests whose text says it, when both are on record."""
+    if not args.text:
+        raise UsageError("text: expected words, got none")
+    # Recorded before anything is opened, and before anything found is shown.
+    record.note(Entries(views=[_search_view("", "")]))
+    found: list[FlagRow] = []
+    n_texts, before, deadline = 0, args.before, time.monotonic() + args.seconds
+    while True:
+        page = reader.containing(
+            args.text,
+            FlagFilter(before=before),
+            limit=args.limit - len(found),
+            max_seconds=deadline - time.monotonic(),
+        )
+        found += page.flags
+        n_texts += page.n_texts or 0
+        before = page.further
+        is_over = len(found) == args.limit or time.monotonic() >= deadline
+        if not before or is_over:
+            break
+    requests = dict.fromkeys((row.engine, row.request_id) for row in found)
+    if requests:
+        record.note(Entries(views=[_search_view(*one) for one in requests]))
+    rest = f"; not before flag {before}: go on with --before {before}" if before else ""
+    print(f"kept text: looked through {n_texts}{rest}", file=sys.stderr)
+    return found
+
+
+def _search_view(engine: str, request_id: str) -> View:
+    return View(
+        engine=engine, request_id=request_id, viewer=user(), where="command search"
+    )
 
 
 def export(args: argparse.Namespace) -> int:
@@ -154,6 +201,10 @@ def _facts(found: RequestDetail, *, has_tokens: bool) -> dict[str, object]:
         "erased": found.is_erased,
         "summary": asdict(found.summary) if found.summary else None,
         "flags": [asdict(row) for row in found.flags],
+        "contributions": {
+            detector: [asdict(one) for one in said]
+            for detector, said in found.contributions.items()
+        },
         "labels": [asdict(row) for row in found.labels],
         "hash": found.digest,
     }

@@ -199,21 +199,40 @@ def speed(n_prompts: int, seconds: float) -> tuple[float, int]:
 
 
 def memory() -> tuple[float, int]:
-    """Bytes that a live request adds, and those of the ring."""
+    """Bytes that a live request adds, and those of the ring and of the last steps."""
     monitor, bank = watching()
     rng = np.random.default_rng(2)
-    tracemalloc.start()
-    before = tracemalloc.get_traced_memory()[0]
     n_requests = 16 * N_LIVE
-    for first in range(0, n_requests, N_LIVE):
+    tracemalloc.start()
+    # First with requests that end: the last steps then have all the room they may.
+    for name in _observe(monitor, bank, rng, -n_requests, 0):
+        monitor.finish("engine", name)
+    before = tracemalloc.get_traced_memory()[0]
+    _observe(monitor, bank, rng, 0, n_requests)
+    added = tracemalloc.get_traced_memory()[0] - before
+    tracemalloc.stop()
+    return added / n_requests, 2 * (64 << 20)
+
+
+def _observe(
+    monitor: Monitor,
+    bank: ProjectionBank,
+    rng: np.random.Generator,
+    begin: int,
+    end: int,
+) -> list[str]:
+    """Show requests of 100 tokens, numbered from *begin*; return their names."""
+    seen: list[str] = []
+    for first in range(begin, end, N_LIVE):
         names = tuple(f"chatcmpl-{first + i}" for i in range(N_LIVE))
+        seen += names
         x = rng.standard_normal((100 * N_LIVE, D_MODEL)).astype(np.float32)
         columns, norms = bank.project(dict.fromkeys(HOOK_POINTS, x))
         monitor.observe(
             StepBatch(
                 engine="engine",
                 rank=0,
-                step=1 + first,
+                step=1 + first + 16 * N_LIVE,
                 bank_digest=bank.digest,
                 columns=columns,
                 activations={},
@@ -227,9 +246,7 @@ def memory() -> tuple[float, int]:
             )
         )
         del x, columns, norms
-    added = tracemalloc.get_traced_memory()[0] - before
-    tracemalloc.stop()
-    return added / n_requests, 64 << 20
+    return seen
 
 
 def main() -> None:

@@ -17,6 +17,7 @@ from probes import (
     score,
 )
 from probes.arrays import Float32
+from probes.contributions import MAX_CONTRIBUTIONS, contributions_of, top
 from probes.detector import ActivationDetector, evidence_of, n_columns
 from tests.probes.builders import (
     D_MODEL,
@@ -118,6 +119,25 @@ def test_huge_columns_give_finite_evidence(
     columns = np.full((N_TOKENS, width), np.finfo(np.float32).max, dtype=np.float32)
 
     assert np.isfinite(evidence_of(detector, columns, activations)).all()
+
+
+def test_parts_are_few_finite_and_shared(
+    detector: Detector, activations: dict[str, Float32]
+) -> None:
+    """
+    Of any one token there are at most five contributions, and their shares at most 1.
+    """
+    bank = ProjectionBank.compile([detector])
+    for row in range(N_TOKENS):
+        some = {h: rows[row : row + 1] for h, rows in activations.items()}
+        own = bank.columns_of(detector.name, *bank.project(some))
+
+        found = top(contributions_of(detector, own, some))
+
+        assert len(found) <= MAX_CONTRIBUTIONS
+        assert np.isfinite([one.value for one in found]).all()
+        assert sum(one.share for one in found) <= 1 + 1e-6
+        assert all(0 < len(one.name) <= 256 for one in found)
 
 
 def test_nan_column_is_never_clean(detector: Detector) -> None:

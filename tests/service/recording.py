@@ -1,12 +1,13 @@
 """A record in a folder, and what is written to it."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 
 from monitor.records import Flag, RequestSummary, Verdict
+from probes.contributions import top
 from service.daemon.audit.records import Entries, Label, LabelValue
 from service.daemon.audit.store import AuditStore, StoreSettings
 
@@ -19,6 +20,7 @@ def flag(
     *,
     tokens: Sequence[int] = (5, 6, 7),
     engine: str = ENGINE,
+    contributions: Mapping[str, float] | None = None,
 ) -> Flag:
     """A flag at the second of its tokens."""
     return Flag(
@@ -31,6 +33,7 @@ def flag(
         bank_digest="b" * 64,
         scores=np.linspace(0, 2, len(tokens), dtype=np.float32),
         token_ids=np.array(tokens, dtype=np.int32),
+        contributions=top(contributions or {}),
     )
 
 

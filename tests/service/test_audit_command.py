@@ -26,13 +26,19 @@ from tests.service.builders import (
 )
 from tests.service.recording import flag, label, summary, write
 
+_EXPLAINED = flag("r2", "mean", contributions={"feature 7": 3.0, "feature 9": -1.0})
+_CONTRIBUTIONS = [
+    {"name": "feature 7", "value": 3.0, "share": 0.75},
+    {"name": "feature 9", "value": -1.0, "share": 0.25},
+]
+
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     """Two flagged requests, one of them labelled with a note."""
     write(
         tmp_path,
-        Entries(flags=[flag("cmpl-mine-0-92983f4d"), flag("r2", "mean")]),
+        Entries(flags=[flag("cmpl-mine-0-92983f4d"), _EXPLAINED]),
         Entries(summaries=[summary("r2", "mean")]),
         Entries(labels=[label(2, request_id="r2", note="a curious note")]),
         Entries(events=[Event(kind="hello", detail="an engine came")]),
@@ -96,6 +102,15 @@ class TestShow:
         (view,) = AuditReader(folder).newest(ViewRow)
         assert ("r2", "command") == (view.request_id, view.place)
 
+    def test_says_what_the_parts_of_a_detector_said(self, folder: Path) -> None:
+        """
+        Contributions are no text: they are shown without a recorded view.
+        """
+        (found,) = lines(audit("show", folder, "2", "--json"))
+
+        assert {"mean": _CONTRIBUTIONS} == found["contributions"]
+        assert [] == AuditReader(folder).newest(ViewRow)
+
     def test_refuses_a_flag_that_is_not_there(self, folder: Path) -> None:
         """
         There is no ninth flag.
@@ -124,6 +139,7 @@ class TestExport:
         (record,) = [json.loads(line) for line in path.read_text().splitlines()]
 
         assert ["a curious note"] == [one["note"] for one in record["labels"]]
+        assert _CONTRIBUTIONS == record["contributions"]
         assert "token_ids" not in record
         (row,) = AuditReader(folder).newest(ExportRow)
         assert ("jsonl", '{"detector": "mean"}', 1) == (

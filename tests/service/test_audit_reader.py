@@ -23,7 +23,7 @@ from service.daemon.audit.rows import (
     LabelRow,
     ViewRow,
 )
-from tests.service.recording import ENGINE, flag, label, summary, write
+from tests.service.recording import ENGINE, flag, label, open_store, summary, write
 
 
 @pytest.fixture
@@ -111,6 +111,27 @@ class TestRequest:
         assert [5, 6, 7, 8] == np.frombuffer(found.token_ids, "<i4").tolist()
         assert [0, 1, 2, 3] == np.frombuffer(found.scores["mean"], "<f4").tolist()
         assert ["no"] == [row.note for row in found.labels if row.note]
+
+    def test_has_what_the_parts_of_its_detectors_said(self, tmp_path: Path) -> None:
+        """
+        Each detector's contributions are kept with its flag, until they are erased.
+        """
+        names = {"blocks.3.hook_resid_post": 3.0, "feature 7": -1.0}
+        first = flag("r1", contributions=names)
+        write(tmp_path, Entries(flags=[first, flag("r1", "mean")]))
+        reader = AuditReader(tmp_path)
+
+        found, alone = reader.request(ENGINE, "r1"), reader.flag(1)
+        with open_store(tmp_path) as store:
+            store.erase("r1", 2000.0)
+        erased = reader.request(ENGINE, "r1")
+
+        assert found is not None
+        assert alone is not None
+        assert erased is not None
+        assert {"max": first.contributions} == found.contributions
+        assert first.contributions == alone.contributions
+        assert {} == erased.contributions
 
     def test_one_that_runs_has_what_was_seen(self, reader: AuditReader) -> None:
         """

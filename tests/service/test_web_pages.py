@@ -174,6 +174,22 @@ def test_whoever_saw_tokens_is_in_the_record(
     assert ("ada", request_id, "page") == (view.viewer, view.request_id, view.place)
 
 
+def test_a_flag_shows_what_its_parts_said(
+    daemon: RunningDaemon, visitor: Visitor
+) -> None:
+    """
+    Every contribution has a row with its name and its share; of none it says why.
+    """
+    found = reader(daemon).flag(4)
+    assert found is not None
+    assert found.contributions
+    text = visitor.get("/flags/4").text
+
+    for one in found.contributions:
+        assert f"<strong>{one.name}</strong>" in text
+        assert f"{100 * one.share:.0f} %" in text
+
+
 @pytest.mark.parametrize("keep", ["hash", "nothing"])
 def test_without_tokens_there_is_nothing_to_see(keep: str, small: Place) -> None:
     """
@@ -188,6 +204,7 @@ def test_without_tokens_there_is_nothing_to_see(keep: str, small: Place) -> None
         text = Visitor.named(daemon).get("/flags/1").text
 
         assert "keeps no tokens" in text
+        assert "<strong>blocks.1.hook_resid_post</strong>" in text
         assert '"token_ids": []' in text
         assert [] == reader(daemon).newest(ViewRow)
 

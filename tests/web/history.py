@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from monitor.records import Abstention, Flag, Gap, LossReason, RequestSummary, Verdict
 from probes.bundle import Bundle, new_bundle, save_bundle
 from probes.calibration import Calibration
+from probes.contributions import top
 from probes.fit.calibrate import calibrate
 from probes.fit.plan_calibration import CalibrationPlan
 from probes.fit.trajectories import Trajectories, length_grid
@@ -127,6 +128,7 @@ def draw(rng: np.random.Generator, request_id: str, at: float, digest: str) -> D
             scores=scores[name],
             token_ids=token_ids,
             bundle_digest=digest,
+            contributions=top(_parts(len(name) * n_tokens)),
         )
         for name in flagging
     )
@@ -150,6 +152,12 @@ def draw(rng: np.random.Generator, request_id: str, at: float, digest: str) -> D
         bundle_digest=digest,
     )
     return Drawn(at=at, flags=flags, summary=summary)
+
+
+def _parts(seed: int) -> dict[str, float]:
+    """Some features, and what each said."""
+    rng = np.random.default_rng(seed)
+    return {f"feature {rng.integers(16_384)}": float(rng.normal(2, 2)) for _ in "abcd"}
 
 
 def tokens(n_tokens: int) -> NDArray[np.int32]:

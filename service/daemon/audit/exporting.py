@@ -21,14 +21,17 @@ def export_records(
     """
     Yield the flags that *wanted* asks for, the newest first.
 
-    Each with every label; with *has_tokens* also scores, token ids and text.
+    Each with every label and what the detector's parts said of its token; with
+    *has_tokens* also scores, token ids and text.
     """
     while rows := reader.find_flags(wanted, limit=_PAGE):
         for row in rows:
             facts: Exported = asdict(row)
             facts["labels"] = [asdict(label) for label in reader.labels(row.flag_id)]
+            found = reader.flag(row.flag_id)
+            said = found.contributions if found else ()
+            facts["contributions"] = [asdict(one) for one in said]
             if has_tokens:
-                found = reader.flag(row.flag_id)
                 detail = reader.request(row.engine, row.request_id)
                 scores = memoryview(found.scores if found else b"").cast("f").tolist()
                 tokens = memoryview(found.token_ids if found else b"").cast("i")
@@ -64,7 +67,8 @@ def write_parquet(path: Path, records: Iterator[Exported]) -> int:
     try:
         while group := list(islice(records, _GROUP)):
             for record in group:
-                record["labels"] = json.dumps(record["labels"])
+                for name in ("labels", "contributions"):
+                    record[name] = json.dumps(record[name])
             schema = None if writer is None else writer.schema
             table = pyarrow.Table.from_pylist(group, schema=schema)
             writer = writer or pyarrow.parquet.ParquetWriter(path, table.schema)

@@ -4,6 +4,7 @@ import hashlib
 import hmac
 import json
 import secrets
+import struct
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,12 +12,17 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from monitor.records import Flag
+from probes.contributions import Contribution
 from service.daemon.audit.checkpoints import write_secret
 
 KEEP = ("nothing", "hash", "token_ids", "text")
 """What may be kept of a flagged request's tokens; its scores are, in any case."""
 
+_FLOAT, _INTEGER = np.dtype("<f4"), np.dtype("<i4")
 _SCORES = "scores:"
+_CONTRIBUTIONS = "contributions:"
+_CONTRIBUTION = struct.Struct("<dfH")  # Value, share, length of the name behind them.
 _HASH_KEY_BYTES = 32
 
 Parts = dict[str, bytes]
@@ -31,6 +37,9 @@ class Kept:
     Attributes:
         scores: By detector: evidence a token, little-endian float32.
 
+        contributions: By detector that flagged it: what its parts said of the flag's
+            token, the largest first.
+
         token_ids: Little-endian int32; empty if they are not kept, or erased.
 
         digest: Keyed hash of the token ids, as hex; "" if it is not kept, or erased.
@@ -41,6 +50,7 @@ class Kept:
     """
 
     scores: Mapping[str, bytes] = field(default_factory=dict)
+    contributions: Mapping[str, tuple[Contribution, ...]] = field(default_factory=dict)
     token_ids: bytes = b""
     digest: str = ""
     text: tuple[str, ...] = ()
@@ -73,17 +83,25 @@ class Keeper:
         self._hash_key = hash_key
         self._decode = decode
 
+    def parts_of(self, flag: Flag) -> Parts:
+        """Return what is kept of a flag: what was seen of its request until then."""
+        parts = self.parts({flag.detector: flag.scores}, flag.token_ids)
+        if flag.contributions:
+            packed = _pack(flag.contributions)
+            parts[f"{_CONTRIBUTIONS}{flag.detector}"] = packed
+        return parts
+
     def parts(
         self, scores: Mapping[str, NDArray[np.float32]], token_ids: NDArray[np.int32]
     ) -> Parts:
         """Return what is kept of a request with these *token_ids* and *scores*."""
         parts = {
-            f"{_SCORES}{name}": np.asarray(values, dtype="<f4").tobytes()
+            f"{_SCORES}{name}": np.asarray(values, dtype=_FLOAT).tobytes()
             for name, values in scores.items()
         }
         if self._keep == "nothing" or not len(token_ids):
             return parts
-        raw = token_ids.astype("<i4").tobytes()
+        raw = np.asarray(token_ids, dtype=_INTEGER).tobytes()
         if self._keep == "hash":
             parts |= self.hashed(hashlib.sha256(raw).digest())
             return parts
@@ -119,11 +137,35 @@ def kept_of(payloads: list[Mapping[str, bytes] | None]) -> Kept:
             for name, data in parts.items()
             if name.startswith(_SCORES)
         },
+        contributions={
+            name.removeprefix(_CONTRIBUTIONS): _unpack(data)
+            for name, data in parts.items()
+            if name.startswith(_CONTRIBUTIONS)
+        },
         token_ids=parts.get("token_ids", b""),
         digest=parts.get("hash", b"").hex(),
         text=tuple(json.loads(parts.get("text", b"[]"))),
         is_erased=any(payload is None for payload in payloads),
     )
+
+
+def _pack(contributions: tuple[Contribution, ...]) -> bytes:
+    out: list[bytes] = []
+    for one in contributions:
+        name = one.name.encode()
+        out += (_CONTRIBUTION.pack(one.value, one.share, len(name)), name)
+    return b"".join(out)
+
+
+def _unpack(data: bytes) -> tuple[Contribution, ...]:
+    found: list[Contribution] = []
+    start = 0
+    while start < len(data):
+        value, share, n = _CONTRIBUTION.unpack_from(data, start)
+        start += _CONTRIBUTION.size + n
+        name = data[start - n : start].decode()
+        found.append(Contribution(name=name, value=value, share=share))
+    return tuple(found)
 
 
 def hash_key(path: Path) -> bytes:

@@ -55,12 +55,11 @@ class AuditLog:
     def __init__(self, connection: Connection, signer: Signer) -> None:
         self._connection = connection
         self._signer = signer
-        self._rows: dict[str, list[Sequence[Value]]] = {t.name: [] for t in TABLES}
-        self._leaves: list[tuple[int, int, int, bytes]] = []
+        self._added: list[tuple[Table, Sequence[Value]]] = []
         state = connection.execute(
             "SELECT size, peaks, next_rows, signed_at FROM log_state"
         ).fetchone()
-        self._next = dict.fromkeys(self._rows, 1)
+        self._next = {table.name: 1 for table in TABLES}
         self._range = CompactRange()
         self._signed_at = 0.0
         if state is not None:
@@ -81,13 +80,13 @@ class AuditLog:
     @property
     def size(self) -> int:
         """How many leaves there are, with those that are not yet written."""
-        return self._range.size
+        return self._range.size + len(self._added)
 
     def add(self, table: Table, values: Sequence[Value]) -> int:
         """Add a row of *values* behind its id, which is returned."""
         row_id = self._next[table.name]
         self._next[table.name] = row_id + 1
-        self._add(table, row_id, (row_id, *values))
+        self._added.append((table, (row_id, *values)))
         return row_id
 
     def add_old(self, table: Table, row: Sequence[Value]) -> None:
@@ -95,24 +94,20 @@ class AuditLog:
         row_id = row[0]
         assert isinstance(row_id, int)
         self._next[table.name] = row_id + 1
-        self._add(table, row_id, row)
-
-    def _add(self, table: Table, row_id: int, row: Sequence[Value]) -> None:
-        leaf = row_hash(table, row)
-        self._rows[table.name].append(row)
-        self._leaves.append((self._range.size, table.kind, row_id, leaf))
-        self._range.append(leaf)
+        self._added.append((table, row))
 
     def write(self) -> None:
         """Write what was added."""
         for table in TABLES:
-            if rows := self._rows[table.name]:
+            if rows := [row for of, row in self._added if of is table]:
                 self._connection.executemany(table.insert, rows)
-                rows.clear()
-        self._connection.executemany(
-            "INSERT INTO log VALUES (?, ?, ?, ?)", self._leaves
-        )
-        self._leaves.clear()
+        leaves = [
+            (leaf, table.kind, row[0], row_hash(table, row))
+            for leaf, (table, row) in enumerate(self._added, self._range.size)
+        ]
+        self._connection.executemany("INSERT INTO log VALUES (?, ?, ?, ?)", leaves)
+        self._range.extend(hashed for _, _, _, hashed in leaves)
+        self._added.clear()
 
     def sign(self, now: float, *, is_last: bool = False) -> None:
         """

@@ -2,7 +2,7 @@
 # a tree of n leaves has the largest power of two below n on its left.
 """A Merkle tree that grows at its right end: its root, in logarithmic space."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from hashlib import sha256
 from typing import Self
 
@@ -56,12 +56,19 @@ class CompactRange:
 
     def append(self, leaf: bytes) -> None:
         """Add the hash of a leaf."""
+        self.extend((leaf,))
+
+    def extend(self, leaves: Iterable[bytes]) -> None:
+        """Add the hashes of leaves, in order."""
         peaks, size = self._peaks, self.size
-        while size & 1:
-            leaf = sha256(b"\x01" + peaks.pop() + leaf).digest()
-            size >>= 1
-        peaks.append(leaf)
-        self.size += 1
+        for leaf in leaves:
+            n, node = size, leaf
+            while n & 1:
+                node = sha256(b"\x01" + peaks.pop() + node).digest()
+                n >>= 1
+            peaks.append(node)
+            size += 1
+        self.size = size
 
     def root(self) -> bytes:
         """

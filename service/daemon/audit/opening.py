@@ -12,6 +12,9 @@ from service.daemon.audit.schema import SCHEMA, VERSION
 
 FILE_NAME = "audit.sqlite"
 _LOCK_NAME = "audit.lock"
+_CACHE_KIB = 32 << 10
+_WAL_PAGES = 8_192
+"""32 MiB of WAL before it is copied into the database."""
 
 
 class AuditError(ValueError):
@@ -78,6 +81,10 @@ def connect(path: Path) -> tuple[sqlite3.Connection, int]:
 
 def prepare(connection: Connection) -> None:
     """Say how the database is written: synced at every commit, freed space cleared."""
+    # Request ids come in no order, so that each flag changes another page of an index.
+    # Fewer are read, and the same page is copied into the database less often.
+    connection.execute(f"PRAGMA cache_size = -{_CACHE_KIB}")
+    connection.execute(f"PRAGMA wal_autocheckpoint = {_WAL_PAGES}")
     connection.execute("PRAGMA journal_mode = WAL")
     connection.execute("PRAGMA synchronous = FULL")
     connection.execute("PRAGMA secure_delete = ON")

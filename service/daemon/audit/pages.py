@@ -46,6 +46,9 @@ class FlagPage:
 
         further: Behind which flag id, in the order, the others are; 0 if there are
             none.
+
+        n_texts: Of how many of those that were looked at text is kept, where words in
+            it are asked for; else None.
     """
 
     flags: tuple[FlagRow, ...]
@@ -53,6 +56,7 @@ class FlagPage:
     searched_from: int = 0
     searched_to: int = 0
     further: int = 0
+    n_texts: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -168,6 +168,7 @@ class AuditReader:
             flag=flag,
             scores=kept.scores.get(flag.detector, b""),
             token_ids=kept.token_ids,
+            contributions=kept.contributions.get(flag.detector, ()),
         )
 
     def request(self, engine: str, request_id: str) -> RequestDetail | None:
@@ -199,6 +200,7 @@ class AuditReader:
             summary=_summary_row(summary) if summary else None,
             flags=tuple(flag_row(row) for row in flags),
             scores=kept.scores,
+            contributions=kept.contributions,
             token_ids=kept.token_ids,
             text=kept.text,
             digest=kept.digest,

@@ -3,6 +3,8 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from probes.contributions import Contribution
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FlagRow:
@@ -39,12 +41,14 @@ class FlagDetail:
     A flag with its arrays, as bytes: little-endian float32 and int32.
 
     After the request's end they cover all of it, before, what was seen when it was
-    flagged.
+    flagged. *contributions* are what the detector's parts said of the flag's token, the
+    largest first.
     """
 
     flag: FlagRow
     scores: bytes
     token_ids: bytes
+    contributions: tuple[Contribution, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -98,6 +102,9 @@ class RequestDetail:
         scores: By detector that flagged it: evidence a token, little-endian float32
             from position 0, NaN where it was lost.
 
+        contributions: By detector that flagged it: what its parts said of the flag's
+            token, the largest first; absent if they are not known, or erased.
+
         token_ids: Little-endian int32; empty if they are not kept, or erased.
 
         text: The text of each token; empty unless text is kept.
@@ -114,6 +121,7 @@ class RequestDetail:
     summary: SummaryRow | None
     flags: tuple[FlagRow, ...]
     scores: Mapping[str, bytes] = field(default_factory=dict)
+    contributions: Mapping[str, tuple[Contribution, ...]] = field(default_factory=dict)
     token_ids: bytes = b""
     text: tuple[str, ...] = ()
     digest: str = ""

@@ -2,16 +2,16 @@
 # zeroing a slot in place destroys the record, and no journal or freed page of the
 # database ever held the key. A slot is used once, so the nonce may be constant.
 #
-# Keys are synced before the transaction whose records they seal: a record without
-# its key cannot be, a key without its record is harmless.
+# Keys are synced before the transaction whose records they seal is committed: a record
+# without its key cannot be, a key without its record is harmless.
 """Seals what is kept of a request's tokens, each record with a key of its own."""
 
 import os
 import struct
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
-from typing import Self
+from typing import NamedTuple, Self
 
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
@@ -31,8 +31,7 @@ class UnsealError(ValueError):
     """A key does not open its record: one of the two was altered."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Sealed:
+class Sealed(NamedTuple):
     """A sealed record and the slot of its key; `NO_SLOT` and b"" if it is empty."""
 
     slot: int
@@ -77,9 +76,9 @@ class KeyFile:
         if not parts:
             return Sealed(slot=NO_SLOT, payload=b"")
         key = self._random_key()
-        slot = self.n_slots
+        slot = self._n_slots + len(self._new)
         self._new.append(key)
-        return Sealed(slot=slot, payload=AESGCM(key).encrypt(_NONCE, pack(parts), None))
+        return Sealed(slot, AESGCM(key).encrypt(_NONCE, pack(parts), None))
 
     def sync(self) -> None:
         """Make every key that was made durable."""
@@ -138,11 +137,13 @@ class KeyFile:
 
 def pack(parts: Mapping[str, bytes]) -> bytes:
     """Return named byte strings as one."""
-    out: list[bytes] = []
-    for name, data in parts.items():
-        raw = name.encode()
-        out += (_LENGTHS.pack(len(raw), len(data)), raw, data)
-    return b"".join(out)
+    return b"".join([_head(name, len(data)) + data for name, data in parts.items()])
+
+
+@lru_cache(maxsize=1024)  # Few names, and few lengths of most.
+def _head(name: str, n_data: int) -> bytes:
+    raw = name.encode()
+    return _LENGTHS.pack(len(raw), n_data) + raw
 
 
 def unpack(data: bytes) -> dict[str, bytes]:

@@ -22,7 +22,9 @@ from service.daemon.audit.log import AuditLog, Connection
 from service.daemon.audit.records import Entries, Label
 from service.daemon.audit.sealing import KeyFile
 
-_HAS_FLAG = "SELECT 1 FROM flags WHERE request_id = ? AND engine = ? AND detector = ?"
+_KNOWN = "SELECT request_id, engine, detector FROM flags WHERE request_id IN ({marks})"
+_N_ASKED = 256
+"""Requests that one statement looks for."""
 
 
 class RowMaker:
@@ -78,14 +80,13 @@ class RowMaker:
             )
 
     def _add_flags(self, flags: list[Flag], now: float) -> None:
-        seen: set[tuple[str, str, str]] = set()
+        seen = self._known({flag.request_id for flag in flags})
         for flag in flags:
             name = (flag.request_id, flag.engine, flag.detector)
-            if name in seen or self._connection.execute(_HAS_FLAG, name).fetchone():
+            if name in seen:
                 continue
             seen.add(name)
-            parts = self._keeper.parts({flag.detector: flag.scores}, flag.token_ids)
-            sealed = self._keys.seal(parts)
+            sealed = self._keys.seal(self._keeper.parts_of(flag))
             self._log.add(
                 FLAGS,
                 (
@@ -104,6 +105,18 @@ class RowMaker:
                     sealed.payload,
                 ),
             )
+
+    def _known(self, request_ids: set[str]) -> set[tuple[Value, ...]]:
+        """Request, engine and detector of the flags of these requests in the record."""
+        known: set[tuple[Value, ...]] = set()
+        ids = sorted(request_ids)
+        for start in range(0, len(ids), _N_ASKED):
+            some = ids[start : start + _N_ASKED]
+            query = _KNOWN.format(marks=", ".join("?" * len(some)))
+            cursor = self._connection.execute(query, some)
+            while (row := cursor.fetchone()) is not None:
+                known.add(tuple(row))
+        return known
 
     def _add_summary(self, summary: RequestSummary, now: float) -> None:
         sealed = self._keys.seal(self._keeper.parts(summary.scores, summary.token_ids))

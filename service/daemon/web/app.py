@@ -10,7 +10,7 @@ from starlette.routing import Route
 from starlette.types import ASGIApp
 
 from service.config import Config
-from service.daemon.audit.pages import PageReader
+from service.daemon.audit.text_search import TextReader
 from service.daemon.ingest import Ingest
 from service.daemon.swaps import Swaps
 from service.daemon.web import detectors, flags, naming, overview, request_page, review
@@ -47,7 +47,7 @@ def make_site(config: Config, ingest: Ingest, swaps: Swaps) -> Site:
         ConfigError: ``web.tokenizer`` can not be read.
     """
     web = config.web
-    reader = PageReader(config.audit_path)
+    reader = TextReader(config.audit_path)
     return Site(
         reader=reader,
         ingest=ingest,

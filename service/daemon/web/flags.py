@@ -14,12 +14,25 @@ from starlette.routing import Route
 from monitor.records import Verdict
 from service.daemon.audit.filters import FlagFilter, LabelFilter
 from service.daemon.audit.pages import FlagOrder, FlagPage
-from service.daemon.web.site import Site, is_part
+from service.daemon.audit.records import Entries, View
+from service.daemon.web.naming import name_url
+from service.daemon.web.recording import record
+from service.daemon.web.site import HX_REDIRECT, Site, is_part
 
 _LIMIT = 50
 _MOST = 2**63 - 1  # SQLite's integers.
 
-TEXTS = ("detector", "model", "verdict", "label", "search", "since", "until", "order")
+TEXTS = (
+    "detector",
+    "model",
+    "verdict",
+    "label",
+    "search",
+    "words",
+    "since",
+    "until",
+    "order",
+)
 """Parameters of the page's address that a person sets."""
 
 VERDICTS = (*(verdict.value for verdict in Verdict), "running")
@@ -61,6 +74,8 @@ def read_query(parameters: Mapping[str, str]) -> FlagQuery:
         order = FlagOrder(texts["order"])
     with suppress(ValueError):
         label = LabelFilter(texts["label"])
+    if texts["words"]:
+        order = FlagOrder.NEWEST  # Text is looked for from the newest on.
     texts["order"] = "" if order is FlagOrder.NEWEST else order.value
     texts["label"] = label.value if label else ""
     if texts["verdict"] not in VERDICTS:
@@ -110,9 +125,12 @@ def routes(site: Site) -> list[Route]:
 
     def flags(request: Request) -> Response:
         query = read_query(request.query_params)
-        page = site.reader.page(
-            query.wanted, query.order, limit=_LIMIT, offset=query.offset
-        )
+        session = site.sessions.of(request)
+        if query.texts["words"] and not session.reviewer:
+            if is_part(request):
+                return Response(headers={HX_REDIRECT: name_url(request)})
+            return site.redirect(session, name_url(request))
+        page = _page(site, query, session.reviewer)
         names = {*site.reader.detectors(), query.wanted.detector} - {""}
         return site.render(
             request,
@@ -130,6 +148,28 @@ def routes(site: Site) -> list[Route]:
         )
 
     return [Route("/flags", flags)]
+
+
+def _page(site: Site, query: FlagQuery, viewer: str) -> FlagPage:
+    """Return the list; one of words in text when the record says who looked."""
+    words = query.texts["words"]
+    if not words:
+        return site.reader.page(
+            query.wanted, query.order, limit=_LIMIT, offset=query.offset
+        )
+    record(site.ingest, Entries(views=[_view("", "", viewer)]))
+    page = site.reader.containing(words, query.wanted, limit=_LIMIT)
+    found = dict.fromkeys((flag.engine, flag.request_id) for flag in page.flags)
+    if found:
+        seen = [_view(engine, request_id, viewer) for engine, request_id in found]
+        record(site.ingest, Entries(views=seen))
+    return page
+
+
+def _view(engine: str, request_id: str, viewer: str) -> View:
+    return View(
+        engine=engine, request_id=request_id, viewer=viewer, where="page search"
+    )
 
 
 def _next_link(query: FlagQuery, page: FlagPage) -> str:

@@ -69,6 +69,7 @@ def _values(
         "detail": detail,
         "summary": summary,
         "heat": heat,
+        "contributions": detail.contributions.get(flag.detector, ()),
         "rows": heat.rows(first, N_ROWS),
         "first": first,
         "n_rows": N_ROWS,

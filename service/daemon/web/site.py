@@ -10,7 +10,7 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse, RedirectResponse, Response
 
 from service.config import WebConfig
-from service.daemon.audit.pages import PageReader
+from service.daemon.audit.text_search import TextReader
 from service.daemon.ingest import Ingest
 from service.daemon.loaded_set import LoadedSet
 from service.daemon.web import formats
@@ -22,6 +22,9 @@ from service.request_ids import client_id
 
 HX_REQUEST = "hx-request"
 """Header by which htmx asks for a part of a page."""
+
+HX_REDIRECT = "hx-redirect"
+"""Header that makes htmx go to another page, not put it into this one."""
 
 
 def _environment() -> Environment:
@@ -64,7 +67,7 @@ class Site:
         clock: Seconds since the epoch.
     """
 
-    reader: PageReader
+    reader: TextReader
     ingest: Ingest
     loaded: Callable[[], Mapping[str, LoadedSet]]
     config: WebConfig
