@@ -115,6 +115,7 @@ class AuditStore:
             bundle_digest=bundle_digest,
         )
         self._facts = self._log.facts
+        self._has_begun = False
         self._done = ExitStack()
         finish(connection, keys)
 
@@ -205,6 +206,7 @@ class AuditStore:
             gap = self._down_gap(now)
             # Nobody counted the tokens of that time: see `write`.
             entries.gaps.append((gap, "daemon was down"))
+        self._has_begun = True
         self.write(entries, now)
         return gap
 
@@ -274,7 +276,9 @@ class AuditStore:
         self._keys.sync()
         self._log.write()
         self._log.sign(now, is_last=is_last)
-        self._touch(now)
+        # A command that writes beside no daemon is not one that watches.
+        if self._has_begun:
+            self._touch(now)
 
     def _touch(self, now: float) -> None:
         self._connection.execute(
