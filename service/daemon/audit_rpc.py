@@ -15,7 +15,7 @@ from service.daemon.audit.rows import FlagRow
 from service.daemon.audit.store import AuditStore
 from service.daemon.detectors_rpc import local_peer
 from service.daemon.ingest import Ingest
-from service.daemon.items import RecordItem, StoreItem
+from service.daemon.items import EraseItem, RecordItem, StoreItem
 from service.request_ids import client_request
 from service.rpc.innerwatch.v1 import innerwatch_pb2 as pb
 from service.rpc.innerwatch.v1 import innerwatch_pb2_grpc as rpc
@@ -75,11 +75,15 @@ class AuditRPC(rpc.AuditServicer):
     ) -> pb.EraseResponse:
         """Destroy what is kept of a request; durable when this returns."""
         by = local_peer(context)
+        # First those that run: whichever ends meanwhile is in the record afterwards.
+        reply: SimpleQueue[list[str]] = SimpleQueue()
+        asked = EraseItem(name=request.request_id, by=by, reply=reply)
+        running = self._wait(asked, reply, context)
         # Looked for on this thread: all records are, and scoring need not wait for it.
         names = self._reader.matching(request.request_id)
         for name in names:
             self._do(partial(_erase, name, by), context)
-        return pb.EraseResponse(n_requests=len(names))
+        return pb.EraseResponse(n_requests=len({*names, *running}))
 
     def Retain(  # noqa: N802
         self, request: pb.RetainRequest, context: grpc.ServicerContext
@@ -133,7 +137,7 @@ class AuditRPC(rpc.AuditServicer):
 
     def _wait(
         self,
-        item: RecordItem | StoreItem,
+        item: RecordItem | StoreItem | EraseItem,
         reply: SimpleQueue[_T],
         context: grpc.ServicerContext,
     ) -> _T:

@@ -306,7 +306,7 @@ class TestErase:
     def test_is_finished_at_the_next_start(self, tmp_path: Path) -> None:
         """
         A daemon that was killed after it had promised an erase does it when it starts;
-        what came later of the same request is not erased.
+        of what came later of the same request there is no key.
         """
         fill(tmp_path)
         keys = (tmp_path / "audit.keys").read_bytes()

@@ -17,6 +17,7 @@ from service.daemon.audit.erasing import (
     RETENTION,
     Erasure,
     detail_of,
+    erased_requests,
     finish,
     retained_from,
     slots_of,
@@ -113,6 +114,7 @@ class AuditStore:
             keeper,
             model=model,
             bundle_digest=bundle_digest,
+            erased=erased_requests(connection),
         )
         self._facts = self._log.facts
         self._has_begun = False
@@ -223,19 +225,24 @@ class AuditStore:
         with transaction(self._connection):
             self._touch(now)
 
-    def erase(self, request_id: str, now: float, *, by: str = "") -> int:
+    def erase(
+        self, request_id: str, now: float, *, by: str = "", is_running: bool = False
+    ) -> int:
         """
-        Destroy the keys of what is kept of a request so far, on every engine.
+        Destroy the keys of what is kept of a request, on every engine.
 
-        Records stay, sealed for ever; the log can still be verified.
+        Records stay, sealed for ever; the log can still be verified. Of what comes
+        later of the request nothing is kept.
 
         Returns:
-            How many keys there were. Unless there was one, nothing is recorded.
+            How many keys there were. Unless there was one, or it *is_running* and was
+            not erased before, nothing is recorded.
         """
         erasure = Erasure(request_id=request_id, slots_below=self._keys.n_slots, by=by)
         slots = slots_of(self._connection, erasure)
-        if slots:
+        if slots or (is_running and request_id not in self._rows.erased):
             self._tell(ERASE, detail_of(erasure), now)
+            self._rows.erased.add(request_id)
             self._keys.destroy(slots)
         return len(slots)
 

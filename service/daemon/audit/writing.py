@@ -2,7 +2,10 @@
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+
+import numpy as np
+from numpy.typing import NDArray
 
 from monitor.records import Flag, Gap, RequestSummary
 from service.daemon.audit.kept import Keeper
@@ -20,7 +23,7 @@ from service.daemon.audit.leaves import (
 )
 from service.daemon.audit.log import AuditLog, Connection
 from service.daemon.audit.records import Entries, Label
-from service.daemon.audit.sealing import KeyFile
+from service.daemon.audit.sealing import KeyFile, Sealed
 
 _HAS_FLAG = "SELECT 1 FROM flags WHERE request_id = ? AND engine = ? AND detector = ?"
 
@@ -33,6 +36,9 @@ class RowMaker:
         model: Written with every flag and request.
 
         bundle_digest: Of those that name no detector set.
+
+    Attributes:
+        erased: Requests of which nothing is kept.
     """
 
     def __init__(
@@ -44,6 +50,7 @@ class RowMaker:
         *,
         model: str,
         bundle_digest: str,
+        erased: Iterable[str] = (),
     ) -> None:
         self._connection = connection
         self._log = log
@@ -51,6 +58,7 @@ class RowMaker:
         self._keeper = keeper
         self._model = model
         self._bundle_digest = bundle_digest
+        self.erased = set(erased)
 
     def add(self, entries: Entries, now: float) -> None:
         """Add every one of *entries*, but flags that are in the record already."""
@@ -84,8 +92,9 @@ class RowMaker:
             if name in seen or self._connection.execute(_HAS_FLAG, name).fetchone():
                 continue
             seen.add(name)
-            parts = self._keeper.parts({flag.detector: flag.scores}, flag.token_ids)
-            sealed = self._keys.seal(parts)
+            sealed = self._sealed(
+                flag.request_id, {flag.detector: flag.scores}, flag.token_ids
+            )
             self._log.add(
                 FLAGS,
                 (
@@ -106,7 +115,7 @@ class RowMaker:
             )
 
     def _add_summary(self, summary: RequestSummary, now: float) -> None:
-        sealed = self._keys.seal(self._keeper.parts(summary.scores, summary.token_ids))
+        sealed = self._sealed(summary.request_id, summary.scores, summary.token_ids)
         lost = {reason.value: n for reason, n in summary.n_tokens_lost.items()}
         self._log.add(
             REQUESTS,
@@ -132,6 +141,16 @@ class RowMaker:
                 sealed.payload,
             ),
         )
+
+    def _sealed(
+        self,
+        request_id: str,
+        scores: Mapping[str, NDArray[np.float32]],
+        token_ids: NDArray[np.int32],
+    ) -> Sealed:
+        """Seal what is to be kept: nothing, once it has been erased."""
+        is_kept = request_id not in self.erased
+        return self._keys.seal(self._keeper.parts(scores, token_ids) if is_kept else {})
 
     def _add_label(self, label: Label, now: float) -> None:
         sealed = self._keys.seal({"note": label.note.encode()} if label.note else {})
