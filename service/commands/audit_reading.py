@@ -23,6 +23,7 @@ from service.daemon.audit.rows import (
     RequestDetail,
     ViewRow,
 )
+from service.printable import printable
 from service.request_ids import client_id
 
 Row = FlagRow | EventRow | GapRow | LabelRow | ViewRow | ExportRow | ConfigChangeRow
@@ -75,7 +76,7 @@ def show_request(args: argparse.Namespace) -> int:
         print(json.dumps(facts))
     else:
         for name, value in facts.items():
-            print(f"{name:14} {value}")
+            print(printable(f"{name:14} {value}"))
     return 0
 
 
@@ -170,4 +171,4 @@ def _line(row: Row) -> str:
     key, number = next(iter(facts.items()))
     del facts[key]
     said = "  ".join(f"{name}={value}" for name, value in facts.items() if value != "")
-    return f"{number:6}  {when}  {said}"
+    return printable(f"{number:6}  {when}  {said}")
