@@ -110,8 +110,11 @@ def export(args: argparse.Namespace) -> int:
     )
     record.note(Entries(exports=[what]))
     records = export_records(reader, wanted, has_tokens=args.tokens)
-    write = write_jsonl if args.format == "jsonl" else write_parquet
-    print(f"exported: {write(args.output, records)} flags to {args.output}")
+    if args.format == "jsonl":
+        n = write_jsonl(args.output, records)
+    else:
+        n = write_parquet(args.output, records, has_tokens=args.tokens)
+    print(f"exported: {n} flags to {args.output}")
     return 0
 
 
