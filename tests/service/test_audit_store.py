@@ -1,7 +1,11 @@
 """What the record says of daemons that came and went, and of what is erased."""
 
+import sqlite3
+import time
+from contextlib import closing
 from pathlib import Path
 
+from service.daemon.audit.opening import FILE_NAME
 from service.daemon.audit.reader import AuditReader
 from service.daemon.audit.records import Entries, View
 from service.daemon.audit.rows import GapRow, RequestDetail
@@ -29,6 +33,24 @@ def test_a_command_is_no_daemon_that_ran(tmp_path: Path) -> None:
 
     (gap,) = AuditReader(tmp_path).newest(GapRow)
     assert (1010.0, 9000.0) == (gap.began_at, gap.ended_at)
+
+
+def test_retention_waits_for_no_reader(tmp_path: Path) -> None:
+    """
+    While a verification reads the record, taking old rows away does not stop scoring.
+    """
+    with (
+        open_store(tmp_path) as store,
+        closing(sqlite3.connect(tmp_path / FILE_NAME, isolation_level=None)) as reader,
+    ):
+        store.write(Entries(flags=[flag("r1")]), 1000.0)
+        reader.execute("BEGIN")
+        reader.execute("SELECT count(*) FROM flags").fetchone()
+        began = time.monotonic()
+
+        assert 1 == store.retain(2000.0, 3000.0)
+
+        assert time.monotonic() - began < 2.0
 
 
 def kept(folder: Path, request_id: str, engine: str = ENGINE) -> RequestDetail:

@@ -12,6 +12,7 @@ from service.daemon.audit.schema import SCHEMA, VERSION
 
 FILE_NAME = "audit.sqlite"
 _LOCK_NAME = "audit.lock"
+_BUSY_MILLISECONDS = 5000  # As sqlite3 has it.
 
 
 class AuditError(ValueError):
@@ -81,6 +82,18 @@ def prepare(connection: Connection) -> None:
     connection.execute("PRAGMA journal_mode = WAL")
     connection.execute("PRAGMA synchronous = FULL")
     connection.execute("PRAGMA secure_delete = ON")
+
+
+def truncate(connection: Connection) -> None:
+    """
+    Leave nothing of what was deleted in the journal, unless somebody reads.
+
+    A reader (a verification reads for minutes) is not waited for: nothing is scored
+    meanwhile. What it holds up is done by the next one, or a later checkpoint.
+    """
+    connection.execute("PRAGMA busy_timeout = 0")
+    connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    connection.execute(f"PRAGMA busy_timeout = {_BUSY_MILLISECONDS}")
 
 
 @contextmanager

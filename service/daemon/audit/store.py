@@ -34,6 +34,7 @@ from service.daemon.audit.opening import (
     connect,
     take_lock,
     transaction,
+    truncate,
 )
 from service.daemon.audit.records import ConfigChange, Entries, Event
 from service.daemon.audit.schema import VERSION
@@ -261,7 +262,7 @@ class AuditStore:
             self._log.add(EVENTS, (RETENTION, "", detail_of(taken), float(now)))
             self._finish(now, is_last=True)
         self._keys.destroy(range(taken.slots_from, taken.slots_below))
-        self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        truncate(self._connection)
         return taken.leaves_below - start
 
     def close(self) -> None:
