@@ -325,8 +325,14 @@ def _open_keys(
     directory: Path, settings: StoreSettings
 ) -> tuple[Signer, KeyFile, Keeper]:
     folder = settings.keys or directory
-    signer = Signer.open(folder / SIGNING_KEY)
     public = directory / PUBLIC_KEY
+    if public.exists() and not (folder / SIGNING_KEY).exists():
+        # Not made: a key of this name that signed nothing would only mislead.
+        raise ValueError(
+            f"signing key {folder / SIGNING_KEY}: expected the one whose public key is "
+            f"{public}, found none: name its folder with [audit] keys"
+        )
+    signer = Signer.open(folder / SIGNING_KEY)
     if not public.exists():
         public.write_text(f"{signer.verifier.text}\n")
         public.chmod(0o600)
