@@ -17,7 +17,7 @@ from service.daemon.web import formats
 from service.daemon.web.hours import Hours
 from service.daemon.web.reservations import Reservations
 from service.daemon.web.sessions import Session, Sessions
-from service.daemon.web.tokenizer import TokenTexts
+from service.daemon.web.tokenizer import ShownTexts
 from service.request_ids import client_id
 
 HX_REQUEST = "hx-request"
@@ -71,7 +71,7 @@ class Site:
     sessions: Sessions
     reservations: Reservations
     hours: Hours
-    texts: TokenTexts | None
+    texts: ShownTexts | None
     clock: Callable[[], float] = time.time
     environment: Environment = field(default_factory=_environment)
 
