@@ -116,10 +116,15 @@ def _fetch_flag(args: argparse.Namespace) -> "pb.GetFlagResponse":
             # A look at tokens is to be on record: `innerwatch audit show --tokens`.
             token_ids=b"",
         )
+    from service.commands.audit_record import user
+    from service.wire import VIEWER
+
     with connect(args.address) as channel:
         stub = rpc.AuditStub(channel)
         answer: pb.GetFlagResponse = stub.GetFlag(
-            pb.GetFlagRequest(flag_id=args.flag_id), timeout=TIMEOUT_SECONDS
+            pb.GetFlagRequest(flag_id=args.flag_id),
+            timeout=TIMEOUT_SECONDS,
+            metadata=((VIEWER, user().encode()),),
         )
         return answer
 

@@ -16,12 +16,15 @@ from service.daemon.audit.store import AuditStore
 from service.daemon.detectors_rpc import local_peer
 from service.daemon.ingest import Ingest
 from service.daemon.items import EraseItem, RecordItem, StoreItem
+from service.printable import printable
 from service.request_ids import client_request
 from service.rpc.innerwatch.v1 import innerwatch_pb2 as pb
 from service.rpc.innerwatch.v1 import innerwatch_pb2_grpc as rpc
+from service.wire import VIEWER
 
 _DEFAULT_LIMIT = 100
 _MAX_LIMIT = 10_000  # Some 3 MB of answer.
+_MOST_NAME = 100
 _REPLY_SECONDS = 60.0
 _LOOK_SECONDS = 0.25
 
@@ -60,7 +63,7 @@ class AuditRPC(rpc.AuditServicer):
             view = View(
                 engine=found.flag.engine,
                 request_id=found.flag.request_id,
-                viewer=str(context.peer()),
+                viewer=_viewer(context),
                 where="rpc",
             )
             self._record(Entries(views=[view]), context)
@@ -153,6 +156,14 @@ class AuditRPC(rpc.AuditServicer):
 
 def _erase(request_id: str, by: str, store: AuditStore, now: float) -> int:
     return store.erase(request_id, now, by=by)
+
+
+def _viewer(context: grpc.ServicerContext) -> str:
+    """Return who the caller says to be, and where the call came from."""
+    said = dict(context.invocation_metadata()).get(VIEWER, b"")
+    name = said.decode(errors="replace") if isinstance(said, bytes) else said
+    peer = str(context.peer())
+    return f"{printable(name[:_MOST_NAME])}, {peer}" if name else peer
 
 
 def flag_to_proto(row: FlagRow) -> pb.FlagRecord:
