@@ -49,8 +49,8 @@ N_LAYOUT = 5
 MAX_ROWS = 1 << 22
 """Rows of one message; checked before memory is taken for them."""
 
-VIEWER = "innerwatch-viewer-bin"
-"""Metadata of a call that shows token ids: who asks, as UTF-8."""
+CALLER = "innerwatch-caller-bin"
+"""Metadata of a call that shows or erases: who asks, as UTF-8."""
 
 MAX_NAME = 512
 """Longest request id that is believed; vLLM's are under 100 characters."""

@@ -117,14 +117,14 @@ def _fetch_flag(args: argparse.Namespace) -> "pb.GetFlagResponse":
             token_ids=b"",
         )
     from service.commands.audit_record import user
-    from service.wire import VIEWER
+    from service.wire import CALLER
 
     with connect(args.address) as channel:
         stub = rpc.AuditStub(channel)
         answer: pb.GetFlagResponse = stub.GetFlag(
             pb.GetFlagRequest(flag_id=args.flag_id),
             timeout=TIMEOUT_SECONDS,
-            metadata=((VIEWER, user().encode()),),
+            metadata=((CALLER, user().encode()),),
         )
         return answer
 

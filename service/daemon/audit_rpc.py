@@ -20,7 +20,7 @@ from service.printable import printable
 from service.request_ids import client_request
 from service.rpc.innerwatch.v1 import innerwatch_pb2 as pb
 from service.rpc.innerwatch.v1 import innerwatch_pb2_grpc as rpc
-from service.wire import VIEWER
+from service.wire import CALLER
 
 _DEFAULT_LIMIT = 100
 _MAX_LIMIT = 10_000  # Some 3 MB of answer.
@@ -63,7 +63,7 @@ class AuditRPC(rpc.AuditServicer):
             view = View(
                 engine=found.flag.engine,
                 request_id=found.flag.request_id,
-                viewer=_viewer(context),
+                viewer=_caller(context),
                 where="rpc",
             )
             self._record(Entries(views=[view]), context)
@@ -77,7 +77,8 @@ class AuditRPC(rpc.AuditServicer):
         self, request: pb.EraseRequest, context: grpc.ServicerContext
     ) -> pb.EraseResponse:
         """Destroy what is kept of a request; durable when this returns."""
-        by = local_peer(context)
+        local_peer(context)
+        by = _caller(context)
         # First those that run: whichever ends meanwhile is in the record afterwards.
         reply: SimpleQueue[list[str]] = SimpleQueue()
         asked = EraseItem(name=request.request_id, by=by, reply=reply)
@@ -158,9 +159,9 @@ def _erase(request_id: str, by: str, store: AuditStore, now: float) -> int:
     return store.erase(request_id, now, by=by)
 
 
-def _viewer(context: grpc.ServicerContext) -> str:
+def _caller(context: grpc.ServicerContext) -> str:
     """Return who the caller says to be, and where the call came from."""
-    said = dict(context.invocation_metadata()).get(VIEWER, b"")
+    said = dict(context.invocation_metadata()).get(CALLER, b"")
     name = said.decode(errors="replace") if isinstance(said, bytes) else said
     peer = str(context.peer())
     return f"{printable(name[:_MOST_NAME])}, {peer}" if name else peer

@@ -1,11 +1,12 @@
 """Who saw what somebody wrote is on record, by name."""
 
 import getpass
+import json
 
 import pytest
 
 from service.daemon.audit.reader import AuditReader
-from service.daemon.audit.rows import ViewRow
+from service.daemon.audit.rows import EventRow, ViewRow
 from tests.monitor.builders import Rows, loud
 from tests.service.builders import Place, RunningDaemon, innerwatch
 from tests.service.swapping import Engine
@@ -30,6 +31,20 @@ def test_a_command_that_shows_token_ids_says_who_asks(
     (view,) = views(own_daemon.place)
     assert view.viewer.startswith(f"{getpass.getuser()}, unix:")
     assert ("r1", "rpc") == (view.request_id, view.place)
+
+
+def test_an_erasure_says_who_asked(own_daemon: RunningDaemon, engine: Engine) -> None:
+    """
+    Also where the daemon does it, the event has the name of the user.
+    """
+    engine.step(Rows("r1", 0, [loud(0)]), finished=("r1",))
+    config = ("--config", str(own_daemon.place.config))
+
+    assert 0 == innerwatch("audit", "erase", "--request", "r1", *config).returncode
+
+    events = AuditReader(own_daemon.place.folder / "audit").newest(EventRow)
+    (detail,) = [event.detail for event in events if event.kind == "erase"]
+    assert json.loads(detail)["by"].startswith(f"{getpass.getuser()}, unix:")
 
 
 def test_a_note_is_looked_at_too(where: Place) -> None:
