@@ -341,6 +341,16 @@ def _open_keys(
             f"signing key {folder / SIGNING_KEY}: expected the one whose public key is "
             f"{public}, got another: the log can not be gone on with"
         )
-    decode = load_decoder(settings.tokenizer) if settings.tokenizer else None
-    keeper = Keeper(settings.keep, hash_key(folder / _HASH_KEY), decode)
+    keeper = make_keeper(settings, hash_key(folder / _HASH_KEY))
     return signer, KeyFile.open(directory), keeper
+
+
+def make_keeper(settings: StoreSettings, key: bytes) -> Keeper:
+    """
+    Return what decides what is kept; *key* is that of the hash.
+
+    Raises:
+        ValueError: The tokenizer can not be read, or there has to be one.
+    """
+    decode = load_decoder(settings.tokenizer) if settings.tokenizer else None
+    return Keeper(settings.keep, key, decode)
