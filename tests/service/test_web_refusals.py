@@ -61,3 +61,15 @@ def test_no_number_in_an_address_is_too_large(where: Place) -> None:
                 for more in ("", "&label=none", "&detector=max"):
                     query = f"order={order}&{name}={2**63 - 1}{more}"
                     assert 200 == visitor.get(f"/flags?{query}").status, query
+
+
+def test_a_page_that_is_fetched_again_keeps_the_name(where: Place) -> None:
+    """
+    The overview asks again and again: an answer that is late does not bring the cookie
+    of before back.
+    """
+    where.configure(web="enabled = true\nport = 0")
+    with RunningDaemon(where) as daemon:
+        visitor = Visitor(daemon)
+        assert visitor.get("/live").headers["Set-Cookie"]
+        assert visitor.get("/live").headers["Set-Cookie"] is None

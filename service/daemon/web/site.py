@@ -16,7 +16,7 @@ from service.daemon.loaded_set import LoadedSet
 from service.daemon.web import formats
 from service.daemon.web.hours import Hours
 from service.daemon.web.reservations import Reservations
-from service.daemon.web.sessions import Session, Sessions
+from service.daemon.web.sessions import COOKIE, Session, Sessions
 from service.daemon.web.tokenizer import ShownTexts
 from service.request_ids import client_id
 
@@ -97,7 +97,7 @@ class Site:
             **values,
         )
         response = HTMLResponse(html, status)
-        self.sessions.keep(response, session)
+        self.sessions.keep(response, session, known=request.cookies.get(COOKIE, ""))
         return response
 
     def redirect(self, session: Session, url: str) -> Response:
