@@ -248,6 +248,10 @@ class Monitor:
         """Return the ids of the live requests of *engine*, oldest first."""
         return [request_id for e, request_id in self._books.live if e == engine]
 
+    def live_ids(self) -> set[str]:
+        """Return the ids of the live requests of all engines."""
+        return {request_id for _, request_id in self._books.live}
+
     def stale(self, engine: str, before_step: int) -> list[str]:
         """Return the live requests of *engine* last mentioned before *before_step*."""
         return [

@@ -2,6 +2,7 @@
 
 import argparse
 import importlib
+import sqlite3
 import sys
 from collections.abc import Sequence
 from typing import Protocol
@@ -56,7 +57,8 @@ class Command(Protocol):
 
         A `ValueError` (every error of ours whose fault is the operator's or an
         artifact's is one) or an `OSError` becomes one line and status 2; a
-        `RuntimeError`, something that did not work out, one line and status 1.
+        `RuntimeError` or `sqlite3.Error`, something that did not work out, one line
+        and status 1.
         """
         ...
 
@@ -90,6 +92,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except ModuleNotFoundError as error:
         print(f"innerwatch: {words[0]} needs {error.name}", file=sys.stderr)
         return 2
+    except sqlite3.Error as error:
+        print(f"innerwatch: the audit record: {error}", file=sys.stderr)
+        return 1
     except (ValueError, OSError, RuntimeError) as error:
         print(f"innerwatch: {' '.join(str(error).split())}", file=sys.stderr)
         return 1 if isinstance(error, RuntimeError) else 2

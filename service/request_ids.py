@@ -50,6 +50,16 @@ def client_request(request_id: str) -> ClientRequest:
     )
 
 
+def is_called(request_id: str, name: str) -> bool:
+    """
+    Return whether *name* is vLLM's *request_id*, or what the client calls it.
+
+    >>> is_called("cmpl-mine-0-92983f4d", "mine"), is_called("mine2", "mine")
+    (True, False)
+    """
+    return name in (request_id, client_id(request_id))
+
+
 def client_id(request_id: str) -> str:
     """
     Return the id that the client sent, of vLLM's *request_id*.

@@ -137,10 +137,17 @@ def ending_with_us(command: Sequence[str]) -> list[str]:
     return [sys.executable, "-c", _END_WITH_PARENT, str(os.getpid()), *command]
 
 
-def free_port() -> int:
-    """Return a TCP port of the loopback interface that was free a moment ago."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
+def free_port(wanted: int = 0) -> int:
+    """
+    Return a TCP port of the loopback interface that was free a moment ago.
+
+    It is *wanted* if that was free.
+    """
+    try:
+        probe = socket.create_server(("127.0.0.1", wanted))
+    except OSError:
+        probe = socket.create_server(("127.0.0.1", 0))
+    with probe:
         port: int = probe.getsockname()[1]
         return port
 

@@ -5,6 +5,7 @@
 # Rule 2: whatever bytes arrive, the only exception that leaves is WireError.
 
 from collections.abc import Iterator, Mapping
+from hashlib import sha256
 from math import isfinite
 from typing import Protocol, TypedDict, TypeVar
 
@@ -48,8 +49,26 @@ N_LAYOUT = 5
 MAX_ROWS = 1 << 22
 """Rows of one message; checked before memory is taken for them."""
 
+CALLER = "innerwatch-caller-bin"
+"""Metadata of a call that shows or erases: who asks, as UTF-8."""
+
 MAX_NAME = 512
 """Longest request id that is believed; vLLM's are under 100 characters."""
+
+
+def short_id(request_id: str) -> str:
+    """
+    Return *request_id* as it is sent: if it is too long, its beginning and a hash.
+
+    A client may choose any id, and a batch has other requests in it too.
+
+    >>> short_id("chatcmpl-1"), len(short_id("x" * 100_000)) == MAX_NAME
+    ('chatcmpl-1', True)
+    """
+    if len(request_id) <= MAX_NAME:
+        return request_id
+    digest = sha256(request_id.encode(errors="surrogatepass")).hexdigest()
+    return f"{request_id[: MAX_NAME - len(digest) - 1]}~{digest}"
 
 
 class WireError(ValueError):

@@ -8,7 +8,7 @@ from service.capture.step import Step
 from service.capture.tap import MISATTRIBUTED
 from service.ring_record import put_arrays
 from service.rpc.innerwatch.v1 import innerwatch_pb2 as pb
-from service.wire import N_LAYOUT
+from service.wire import N_LAYOUT, short_id
 
 _NO_SLOTS = np.zeros(0, dtype=np.int32)
 
@@ -33,12 +33,13 @@ def describe_batch(
         step.copied.synchronize()
     message.step = step.step
     message.bank_digest = step.bank_digest
-    message.preempted.extend(step.preempted)
+    message.preempted.extend(map(short_id, step.preempted))
     message.n_rows_expected = step.n_rows_expected
     message.captured_at = step.captured_at
     for request_id in step.finished:
         message.finished.add(
-            request_id=request_id, n_positions=step.n_positions.get(request_id, 0)
+            request_id=short_id(request_id),
+            n_positions=step.n_positions.get(request_id, 0),
         )
     if step.values is None or step.squared_norms is None or step.token_ids is None:
         return []
@@ -82,7 +83,7 @@ def _describe_requests(message: pb.StepBatch, step: Step) -> None:
     """All that is said of every request, in one array: there may be hundreds."""
     rows, facts = step.rows, step.facts
     assert rows is not None
-    message.request_ids.extend(rows.request_ids)
+    message.request_ids.extend(map(short_id, rows.request_ids))
     layout = np.zeros((len(facts), N_LAYOUT), dtype="<i4")
     layout[:, 0] = rows.n_rows
     layout[:, 1] = rows.first_positions
@@ -107,10 +108,10 @@ def gap_message(loss: Loss) -> pb.Gap:
         last_step=loss.last_step,
         n_tokens=loss.n_tokens,
         lost=[
-            pb.LostRange(request_id=i, first_position=first, n_tokens=n)
+            pb.LostRange(request_id=short_id(i), first_position=first, n_tokens=n)
             for i, first, n in spans
         ],
-        finished=[pb.FinishedRequest(request_id=i) for i in loss.finished],
+        finished=[pb.FinishedRequest(request_id=short_id(i)) for i in loss.finished],
         n_finished=loss.n_finished,
         began_at=loss.began_at,
         ended_at=loss.ended_at,

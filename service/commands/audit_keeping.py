@@ -10,6 +10,7 @@ from service.commands.audit_record import Record
 from service.daemon.audit.checkpoints import CheckpointError, Verifier
 from service.daemon.audit.store import PUBLIC_KEY
 from service.daemon.audit.verifying import Witness, verify
+from service.printable import printable
 
 _DAY_SECONDS = 86_400.0
 _LEAST_HEX = 12
@@ -25,7 +26,7 @@ def verify_record(args: argparse.Namespace) -> int:
     witness = _witness(args.witness, verifier)
     report = verify(record.folder, verifier, witness)
     for finding in report.findings:
-        print(finding)
+        print(printable(finding))
     if report.findings:
         return 1
     if args.save_witness:

@@ -26,6 +26,7 @@ from service.daemon.audit.rows import (
     ViewRow,
 )
 from service.daemon.audit.text_search import TextReader
+from service.printable import printable
 from service.request_ids import client_id
 
 Row = FlagRow | EventRow | GapRow | LabelRow | ViewRow | ExportRow | ConfigChangeRow
@@ -78,7 +79,7 @@ def show_request(args: argparse.Namespace) -> int:
         print(json.dumps(facts))
     else:
         for name, value in facts.items():
-            print(f"{name:14} {value}")
+            print(printable(f"{name:14} {value}"))
     return 0
 
 
@@ -156,8 +157,11 @@ def export(args: argparse.Namespace) -> int:
     )
     record.note(Entries(exports=[what]))
     records = export_records(reader, wanted, has_tokens=args.tokens)
-    write = write_jsonl if args.format == "jsonl" else write_parquet
-    print(f"exported: {write(args.output, records)} flags to {args.output}")
+    if args.format == "jsonl":
+        n = write_jsonl(args.output, records)
+    else:
+        n = write_parquet(args.output, records, has_tokens=args.tokens)
+    print(f"exported: {n} flags to {args.output}")
     return 0
 
 
@@ -221,4 +225,4 @@ def _line(row: Row) -> str:
     key, number = next(iter(facts.items()))
     del facts[key]
     said = "  ".join(f"{name}={value}" for name, value in facts.items() if value != "")
-    return f"{number:6}  {when}  {said}"
+    return printable(f"{number:6}  {when}  {said}")

@@ -99,10 +99,13 @@ class Record:
         request: "pb.EraseRequest | pb.RetainRequest | pb.RecordUseRequest",
     ) -> int:
         from service.rpc.innerwatch.v1 import innerwatch_pb2_grpc as rpc
+        from service.wire import CALLER
 
         with connect(self._address) as channel:
             answer = getattr(rpc.AuditStub(channel), name)(
-                request, timeout=_CALL_SECONDS
+                request,
+                timeout=_CALL_SECONDS,
+                metadata=((CALLER, user().encode()),),
             )
             counts = [value for _, value in answer.ListFields()]
         return int(counts[0]) if counts else 0

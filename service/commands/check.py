@@ -29,7 +29,7 @@ def run(args: argparse.Namespace) -> int:
     from service.address import parse_address
     from service.config import load_config
     from service.daemon.audit.opening import FILE_NAME, AuditError
-    from service.daemon.audit.store import AuditStore, StoreSettings
+    from service.daemon.audit.store import AuditStore, StoreSettings, make_keeper
     from service.daemon.exporter import Exporter
     from service.daemon.server import check_free
     from service.daemon.sinks.configured import sinks_of
@@ -49,13 +49,13 @@ def run(args: argparse.Namespace) -> int:
             f"audit directory {config.audit_path}: expected a writable directory: "
             f"{error.strerror}"
         ) from error
+    settings = StoreSettings.of(config)
     if (config.audit_path / FILE_NAME).exists():
         AuditStore.open(
-            config.audit_path,
-            model="",
-            bundle_digest="",
-            settings=StoreSettings.of(config),
+            config.audit_path, model="", bundle_digest="", settings=settings
         ).close()
+    else:
+        make_keeper(settings, b"")
     check_free(parse_address(config.daemon.listen))
     metrics = config.metrics
     registry = CollectorRegistry()

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from service.cli import UsageError, check_positive
 from service.commands.client import TIMEOUT_SECONDS, add_address, connect
+from service.printable import printable
 
 if TYPE_CHECKING:  # protobuf is not needed for ``--help``.
     from service.rpc.innerwatch.v1 import innerwatch_pb2 as pb
@@ -115,10 +116,15 @@ def _fetch_flag(args: argparse.Namespace) -> "pb.GetFlagResponse":
             # A look at tokens is to be on record: `innerwatch audit show --tokens`.
             token_ids=b"",
         )
+    from service.commands.audit_record import user
+    from service.wire import CALLER
+
     with connect(args.address) as channel:
         stub = rpc.AuditStub(channel)
         answer: pb.GetFlagResponse = stub.GetFlag(
-            pb.GetFlagRequest(flag_id=args.flag_id), timeout=TIMEOUT_SECONDS
+            pb.GetFlagRequest(flag_id=args.flag_id),
+            timeout=TIMEOUT_SECONDS,
+            metadata=((CALLER, user().encode()),),
         )
         return answer
 
@@ -130,7 +136,7 @@ def _facts(flag: "pb.FlagRecord") -> dict[str, object]:
 
 def _line(flag: "pb.FlagRecord") -> str:
     when = datetime.fromtimestamp(flag.flagged_at, UTC).isoformat(timespec="seconds")
-    return (
+    return printable(
         f"{flag.flag_id:6}  {when}  {flag.detector}  "
         f"{flag.score:.4f} > {flag.threshold:.4f}  at {flag.position}  "
         f"{flag.verdict or 'running'}  {flag.request_id}"

@@ -4,6 +4,8 @@ import argparse
 import logging
 from pathlib import Path
 
+from service.printable import printable
+
 DEFAULT_CONFIG = Path("/etc/innerwatch/monitor.toml")
 
 
@@ -23,9 +25,17 @@ def run(args: argparse.Namespace) -> int:
     from service.config import load_config
     from service.daemon.app import Daemon
 
-    logging.basicConfig(
-        level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
-    )
+    handler = logging.StreamHandler()
+    handler.setFormatter(_Lines("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    logging.basicConfig(level=logging.INFO, handlers=[handler])
     daemon = Daemon(load_config(args.config))
     daemon.start()
     return daemon.wait()
+
+
+class _Lines(logging.Formatter):
+    """Writes a line a message, whatever is in it; a traceback has its own."""
+
+    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802
+        record.message = printable(record.message)
+        return super().formatMessage(record)

@@ -15,13 +15,16 @@ from service.daemon.audit.rows import FlagRow
 from service.daemon.audit.store import AuditStore
 from service.daemon.detectors_rpc import local_peer
 from service.daemon.ingest import Ingest
-from service.daemon.items import RecordItem, StoreItem
+from service.daemon.items import EraseItem, RecordItem, StoreItem
+from service.printable import printable
 from service.request_ids import client_request
 from service.rpc.innerwatch.v1 import innerwatch_pb2 as pb
 from service.rpc.innerwatch.v1 import innerwatch_pb2_grpc as rpc
+from service.wire import CALLER
 
 _DEFAULT_LIMIT = 100
 _MAX_LIMIT = 10_000  # Some 3 MB of answer.
+_MOST_NAME = 100
 _REPLY_SECONDS = 60.0
 _LOOK_SECONDS = 0.25
 
@@ -60,7 +63,7 @@ class AuditRPC(rpc.AuditServicer):
             view = View(
                 engine=found.flag.engine,
                 request_id=found.flag.request_id,
-                viewer=str(context.peer()),
+                viewer=_caller(context),
                 where="rpc",
             )
             self._record(Entries(views=[view]), context)
@@ -74,12 +77,17 @@ class AuditRPC(rpc.AuditServicer):
         self, request: pb.EraseRequest, context: grpc.ServicerContext
     ) -> pb.EraseResponse:
         """Destroy what is kept of a request; durable when this returns."""
-        by = local_peer(context)
+        local_peer(context)
+        by = _caller(context)
+        # First those that run: whichever ends meanwhile is in the record afterwards.
+        reply: SimpleQueue[list[str]] = SimpleQueue()
+        asked = EraseItem(name=request.request_id, by=by, reply=reply)
+        running = self._wait(asked, reply, context)
         # Looked for on this thread: all records are, and scoring need not wait for it.
         names = self._reader.matching(request.request_id)
         for name in names:
             self._do(partial(_erase, name, by), context)
-        return pb.EraseResponse(n_requests=len(names))
+        return pb.EraseResponse(n_requests=len({*names, *running}))
 
     def Retain(  # noqa: N802
         self, request: pb.RetainRequest, context: grpc.ServicerContext
@@ -133,7 +141,7 @@ class AuditRPC(rpc.AuditServicer):
 
     def _wait(
         self,
-        item: RecordItem | StoreItem,
+        item: RecordItem | StoreItem | EraseItem,
         reply: SimpleQueue[_T],
         context: grpc.ServicerContext,
     ) -> _T:
@@ -149,6 +157,14 @@ class AuditRPC(rpc.AuditServicer):
 
 def _erase(request_id: str, by: str, store: AuditStore, now: float) -> int:
     return store.erase(request_id, now, by=by)
+
+
+def _caller(context: grpc.ServicerContext) -> str:
+    """Return who the caller says to be, and where the call came from."""
+    said = dict(context.invocation_metadata()).get(CALLER, b"")
+    name = said.decode(errors="replace") if isinstance(said, bytes) else said
+    peer = str(context.peer())
+    return f"{printable(name[:_MOST_NAME])}, {peer}" if name else peer
 
 
 def flag_to_proto(row: FlagRow) -> pb.FlagRecord:

@@ -20,6 +20,7 @@ class Drain:
         default_factory=list
     )
     replies: list[tuple[SimpleQueue[str], str]] = field(default_factory=list)
+    erased: list[tuple[SimpleQueue[list[str]], list[str]]] = field(default_factory=list)
     results: list[tuple[SimpleQueue[CanaryResult | None], CanaryResult | None]] = field(
         default_factory=list
     )

@@ -31,6 +31,7 @@ from service.daemon.items import (
     CanaryStart,
     ChangeItem,
     DrillItem,
+    EraseItem,
     GapItem,
     GoodbyeItem,
     HeartbeatItem,
@@ -52,6 +53,7 @@ from service.daemon.snapshot import Snapshot, snapshot_of
 from service.daemon.state import State, StateName, decide
 from service.daemon.steps import Steps
 from service.daemon.swaps import Swaps
+from service.request_ids import is_called
 from service.rpc.innerwatch.v1 import innerwatch_pb2 as pb
 
 _TICK_SECONDS = 0.25  # State is decided so often; far below blind_after_seconds.
@@ -226,6 +228,8 @@ class Ingest:
             answers.put(answer)
         for reply, said in drain.replies:
             reply.put(said)
+        for asked, names in drain.erased:
+            asked.put(names)
         for waiting, result in drain.results:
             if result is not None:
                 self._metrics.count_canary(result, wall)
@@ -363,6 +367,12 @@ class Ingest:
     def _on_store(self, item: StoreItem, drain: Drain) -> None:
         item.reply.put(item.act(self._store, self._wall_clock()))
 
+    def _on_erase(self, item: EraseItem, drain: Drain) -> None:
+        names = [n for n in self._monitor.live_ids() if is_called(n, item.name)]
+        for name in names:
+            self._store.erase(name, self._wall_clock(), by=item.by, is_running=True)
+        drain.erased.append((item.reply, names))
+
     def _on_stop(self, item: Stop, drain: Drain) -> None:
         drain.finish(abandoned := self._monitor.end_all())
         detail = f"{len(abandoned)} live requests abandoned"
@@ -383,5 +393,6 @@ class Ingest:
         DrillItem: _on_drill,
         RecordItem: _on_record,
         StoreItem: _on_store,
+        EraseItem: _on_erase,
         Stop: _on_stop,
     }

@@ -194,6 +194,19 @@ class StoreItem:
     reply: SimpleQueue[int]
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EraseItem:
+    """
+    Nothing is to be kept of the requests that run and are called *name*.
+
+    *reply* gets their ids, when what was queued before this is in the record.
+    """
+
+    name: str
+    by: str
+    reply: SimpleQueue[list[str]]
+
+
 @dataclass(frozen=True, slots=True)
 class Stop:
     """What comes after this is not taken: its sender will send it again."""
@@ -214,5 +227,6 @@ Item = (
     | DrillItem
     | RecordItem
     | StoreItem
+    | EraseItem
     | Stop
 )

@@ -21,7 +21,10 @@ from service.daemon.items import RecordItem, StoreItem
 
 _DAY_SECONDS = 86_400.0
 _LOOK_SECONDS = 0.25
-_VERIFIED, _FOUND = 0, 1
+_VERIFIED = 0
+_AGAIN_SECONDS = 600.0
+_MOST_KILLED = 3
+"""A verification that is killed so often in a row has failed."""
 
 log = logging.getLogger("innerwatch.audit")
 
@@ -70,6 +73,7 @@ class Upkeep:
         self._on_verified = on_verified
         self._is_over = threading.Event()
         self._thread = threading.Thread(target=self._run, name="upkeep", daemon=True)
+        self._n_killed = 0
         self.last: Verification | None = None
 
     def start(self) -> None:
@@ -87,13 +91,15 @@ class Upkeep:
         while not self._is_over.wait(_LOOK_SECONDS):
             now = time.monotonic()
             if self._config.verify_hours and now >= verify_at:
-                verify_at = now + self._config.verify_hours * 3600
-                self._verify()
+                is_done = self._verify()
+                wait = self._config.verify_hours * 3600
+                verify_at = now + (wait if is_done else min(wait, _AGAIN_SECONDS))
             if self._config.retention_days and now >= retain_at:
                 retain_at = now + _DAY_SECONDS
                 self._retain()
 
-    def _verify(self) -> None:
+    def _verify(self) -> bool:
+        """Verify; False if that was ended from outside, and is to be done again."""
         began, facts = time.monotonic(), self._store.log_facts
         command = [sys.executable, "-m", "service.cli", "audit", "verify", "--nice"]
         command += ["--audit", str(self._directory)]
@@ -117,8 +123,18 @@ class Upkeep:
                     break
             reader.join()
         if self._is_over.is_set():
-            return
+            return True
         detail = (said[0].strip() if said else "") if process.returncode else ""
+        if process.returncode < 0:
+            # Memory ran out, or somebody killed it: that is no finding, until it is
+            # a way to keep the record from being verified.
+            self._n_killed += 1
+            number = -process.returncode
+            detail = f"killed by signal {number}: {self._n_killed} in a row"
+            log.warning("the verification of the record was %s", detail)
+            if self._n_killed < _MOST_KILLED:
+                return False
+        self._n_killed = 0
         self.last = Verification(
             is_intact=process.returncode == _VERIFIED,
             detail=detail,
@@ -129,6 +145,7 @@ class Upkeep:
         if not self.last.is_intact:
             log.error("the record does not verify: %s", detail)
             self._tell(Event(kind="verification_failed", detail=detail))
+        return True
 
     def _retain(self) -> None:
         before = time.time() - self._config.retention_days * _DAY_SECONDS

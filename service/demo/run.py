@@ -15,6 +15,7 @@ from probes.bundle import save_bundle
 from probes.dataset import load_dataset
 from service.commands.collect import collect
 from service.commands.fit import fit_shown
+from service.config import MetricsConfig, WebConfig
 from service.demo.daemon import (
     Daemon,
     DemoError,
@@ -153,7 +154,9 @@ class Demo:
     def _watch(self, listen: str, digest: str) -> DemoResult:
         """Serve under the daemon, send the demo's requests, and count."""
         prompts = self.prompts("demo", self.n_requests, _MIX)
-        metrics_port, web_port = free_port(), free_port()
+        # Where deploy/prometheus/prometheus.yml looks, and the README says.
+        metrics_port = free_port(MetricsConfig().port)
+        web_port = free_port(WebConfig().port)
         (self.work / "monitor.toml").write_text(
             monitor_toml(
                 listen,
@@ -185,6 +188,7 @@ class Demo:
             print(
                 f"vLLM       {server.url} (pid {server.pid})\n"
                 f"daemon     {listen} (pid {daemon.pid})\n"
+                f"drill      innerwatch drill --address {listen}\n"
                 f"end both   kill {server.pid} {daemon.pid}",
                 file=sys.stderr if self.is_json else sys.stdout,
             )

@@ -33,6 +33,14 @@ class Stack:
             found: list[dict[str, Any]] = json.loads(answer.read())["data"]["result"]
         return found
 
+    def alerts(self, name: str) -> list[dict[str, Any]]:
+        """Return what Alertmanager has as firing under *name*."""
+        asked = urllib.parse.quote(f'alertname="{name}"')
+        url = f"{self.alertmanager}/api/v2/alerts?active=true&filter={asked}"
+        with urllib.request.urlopen(url, timeout=10) as answer:
+            found: list[dict[str, Any]] = json.loads(answer.read())
+        return found
+
     def n_up(self) -> int:
         """Return how many daemons were scraped."""
         return len(self.query('up{job="innerwatch"} == 1'))

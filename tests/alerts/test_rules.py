@@ -11,7 +11,9 @@ import yaml
 
 from tests.alerts.pages import metric_names
 from tests.alerts.programs import program, promtool
-from tests.service.builders import ROOT, RunningDaemon, eventually
+from tests.alerts.receiver import Receiver
+from tests.bench.drill import with_webhook
+from tests.service.builders import ROOT, Place, RunningDaemon, eventually
 from tests.service.swapping import Engine
 
 FOLDER = ROOT / "deploy" / "prometheus"
@@ -123,20 +125,24 @@ class TestRules:
 
 
 class TestMetricsOfRules:
-    def test_are_those_of_a_daemon(
-        self, own_daemon: RunningDaemon, engine: Engine
-    ) -> None:
+    def test_are_those_of_a_daemon(self, where: Place) -> None:
         """
         No alert waits for a metric that does not exist.
         """
         named = {name for rule in rules() for name in _WORDS.findall(rule["expr"])}
 
         assert named
-        # A daemon verifies its record first thing, and says so when it is done.
-        eventually(
-            lambda: "innerwatch_audit_verified" in own_daemon.get(), "it is verified"
-        )
-        assert set() == named - metric_names(own_daemon.get())
+        with Receiver() as receiver:
+            with_webhook(where, receiver)
+            with RunningDaemon(where) as daemon, Engine(where.address) as engine:
+                engine.hello()
+                engine.beat()
+                # It verifies its record first thing, and says so when it is done.
+                eventually(
+                    lambda: "innerwatch_audit_verified" in daemon.get(),
+                    "it is verified",
+                )
+                assert set() == named - metric_names(daemon.get())
 
 
 class TestExamples:

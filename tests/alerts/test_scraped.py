@@ -3,10 +3,12 @@
 import json
 import urllib.request
 
+from probes.bundle import save_bundle
 from tests.alerts.stack import Stack, stack
-from tests.monitor.builders import Rows, loud
-from tests.service.builders import RunningDaemon, eventually
+from tests.monitor.builders import Rows, loud, quiet
+from tests.service.builders import ROOT, Client, Place, RunningDaemon, eventually
 from tests.service.swapping import Engine
+from tests.web.history import calibrated
 
 
 def _exemplars(both: Stack) -> list[str]:
@@ -30,6 +32,42 @@ def test_flags_lead_to_a_request_and_join_with_vllms_metrics(
         by_model = "sum by (model_name) (innerwatch_flags_total) == 1"
         eventually(lambda: bool(both.query(by_model)), "the flag is counted")
         assert "tiny-chat" == both.query(by_model)[0]["metric"]["model_name"]
+
+
+def test_flags_are_an_alert_that_leads_to_them(where: Place) -> None:
+    """
+    Requests that detectors really flag, far above the budget, fire in Alertmanager;
+    the alert names the daemon and a runbook, and the record has each request.
+    """
+    save_bundle(where.folder / "calibrated", calibrated())
+    where.configure(detectors='bundle = "calibrated"')
+    alert, names = "InnerwatchFlagsAboveBudget", [f"chatcmpl-{i}" for i in range(20)]
+    with (
+        RunningDaemon(where) as daemon,
+        Engine(where.address) as engine,
+        stack([daemon.url], scrape_seconds=0.5, evaluation_seconds=1) as both,
+    ):
+        engine.hello(served_model_name="tiny-chat")
+        for i in range(100):
+            name = f"calm-{i}"
+            engine.step(Rows(name, 0, quiet(1)), finished=(name,))
+        assert [] == both.alerts(alert)
+        for name in names:
+            engine.step(Rows(name, 0, [loud(0, 100.0)]), finished=(name,))
+
+        eventually(lambda: bool(both.alerts(alert)), "the alert fires")
+        (fired,) = both.alerts(alert)
+        with Client(where.address) as client:
+            flagged = {flag.request_id for flag in client.flags()}
+
+    target = daemon.url.removeprefix("http://").removesuffix("/metrics")
+    assert ("page", target) == (
+        fired["labels"]["severity"],
+        fired["labels"]["instance"],
+    )
+    assert "above the false-flag budget" in fired["annotations"]["summary"]
+    assert (ROOT / fired["annotations"]["runbook_url"]).is_file()
+    assert set(names) <= flagged
 
 
 def test_a_model_without_a_watch_is_an_alert(

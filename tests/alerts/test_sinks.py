@@ -120,6 +120,37 @@ def test_a_receiver_that_does_not_answer_is_tried_again(
         eventually(lambda: n_delivered(made) == 1, "it arrives")
 
 
+@pytest.mark.parametrize(
+    ("status", "headers", "answer"),
+    [
+        (503, {"Retry-After": "\xb2"}, b""),
+        (200, {}, b'{"partialSuccess": {"rejectedLogRecords": Infinity}}'),
+        (200, {}, b"[" * 60_000),
+    ],
+)
+def test_nothing_that_is_answered_ends_it(
+    made: Record,
+    receiver: Receiver,
+    make: Make,
+    status: int,
+    headers: dict[str, str],
+    answer: bytes,
+) -> None:
+    """
+    A receiver that answers nonsense costs an attempt at most: the next flag arrives.
+    """
+    receiver.status, receiver.headers, receiver.answer = status, headers, answer
+    with running(made.sink(make(receiver))) as sink:
+        made.add("a")
+        sink.announce(())
+        eventually(lambda: len(receiver.posts) >= 1, "it is sent")
+        receiver.status, receiver.headers, receiver.answer = 200, {}, b""
+        made.add("b")
+        sink.announce(())
+        eventually(lambda: n_delivered(made) == 2, "both arrive")
+        assert 1 == made.value("running")
+
+
 def test_waits_longer_from_attempt_to_attempt(
     made: Record, receiver: Receiver, make: Make, caplog: pytest.LogCaptureFixture
 ) -> None:

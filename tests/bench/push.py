@@ -216,8 +216,8 @@ def measure(
     with place() as where, RunningDaemon(where) as daemon:
         if cores is not None:
             os.sched_setaffinity(daemon.process.pid, {cores[1]})
-        for thread in Path(f"/proc/{daemon.process.pid}/task").iterdir():
-            os.setpriority(os.PRIO_PROCESS, int(thread.name), niceness)
+        for entry in Path(f"/proc/{daemon.process.pid}/task").iterdir():
+            os.setpriority(os.PRIO_PROCESS, int(entry.name), niceness)
         engine = Engine(where.address, way, *shape, is_spinning=is_spinning)
         engine.sender.start()
         eventually(lambda: engine.sender.is_connected, "connected")

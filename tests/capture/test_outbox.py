@@ -15,7 +15,7 @@ from service.capture.rows import Rows
 from service.capture.step import Step
 from service.capture.tap import NOT_WRITTEN
 from service.rpc.innerwatch.v1 import innerwatch_pb2 as pb
-from service.wire import layout_of
+from service.wire import batch_from_proto, gap_from_proto, layout_of
 
 HOOK_POINT = "blocks.1.hook_resid_post"
 FULL = pb.LOSS_REASON_BUFFER_FULL
@@ -75,6 +75,38 @@ def test_a_loss_stays_between_its_neighbours() -> None:
         (r.request_id, r.first_position, r.n_tokens) for r in gap.lost
     ]
     assert entries[3] is None
+
+
+def test_an_id_of_any_length_is_one_that_the_daemon_takes() -> None:
+    """
+    A client that chooses a very long id has its requests watched, and all others of
+    the step; two long ids that begin alike stay two.
+    """
+    names = ("x" * 100_000, "x" * 100_001, "b")
+    rows = Rows(
+        request_ids=names,
+        n_rows=np.array([1, 1, 1]),
+        first_positions=np.array([0, 0, 0]),
+        token_ids=torch.arange(3),
+    )
+    facts = (RequestFacts(n_prompt_tokens=1),) * 3
+    step = dataclasses.replace(
+        make_step(1), rows=rows, facts=facts, finished=names[:1], preempted=names[1:2]
+    )
+
+    batch = batch_from_proto(message_of(step), engine="e", rank=0)
+    outbox = Outbox(1 << 20)
+    stream = outbox.begin_stream()
+    outbox.lose(step, FULL)
+    loss = outbox.next_entry(stream, 10, 0)
+    assert isinstance(loss, Loss)
+    gap = gap_from_proto(gap_message(loss), engine="e", rank=0)
+
+    assert 3 == len(set(batch.request_ids))
+    assert "b" in batch.request_ids
+    assert batch.finished == batch.request_ids[:1] == gap.finished
+    assert batch.preempted == batch.request_ids[1:2]
+    assert {lost.request_id for lost in gap.lost} == set(batch.request_ids)
 
 
 def test_a_long_loss_names_so_many_and_counts_the_rest() -> None:

@@ -216,8 +216,8 @@ class TestWitness:
 class TestKeys:
     def test_a_log_goes_on_with_its_own_signing_key_only(self, tmp_path: Path) -> None:
         """
-        A record whose signing key is gone is not signed with a new one unasked; the
-        key may lie elsewhere.
+        A record whose signing key is gone is not signed with a new one unasked, and
+        none is made; the key may lie elsewhere.
         """
         with open_store(tmp_path / "audit", keys=tmp_path / "keys") as store:
             store.begin(1.0)
@@ -229,6 +229,7 @@ class TestKeys:
         ):
             pass
 
+        assert not (tmp_path / "keys" / SIGNING_KEY).exists()
         (tmp_path / "moved").rename(tmp_path / "keys" / SIGNING_KEY)
         with open_store(tmp_path / "audit", keys=tmp_path / "keys"):
             assert not (tmp_path / "audit" / SIGNING_KEY).exists()
@@ -306,7 +307,7 @@ class TestErase:
     def test_is_finished_at_the_next_start(self, tmp_path: Path) -> None:
         """
         A daemon that was killed after it had promised an erase does it when it starts;
-        what came later of the same request is not erased.
+        of what came later of the same request there is no key.
         """
         fill(tmp_path)
         keys = (tmp_path / "audit.keys").read_bytes()

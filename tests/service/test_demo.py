@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from monitor.records import Flag
-from service.config import load_config
+from service.config import MetricsConfig, load_config
 from service.daemon.audit.records import Entries
 from service.daemon.audit.store import AuditStore
 from service.demo.daemon import (
@@ -22,8 +22,8 @@ from service.demo.daemon import (
 from service.demo.result import DemoResult, count_flags, table
 from service.demo.run import Demo
 from service.request_ids import client_id
-from service.serving import Prompt
-from tests.service.builders import Place, bundle, innerwatch, place
+from service.serving import Prompt, free_port
+from tests.service.builders import ROOT, Place, bundle, innerwatch, place
 
 
 @pytest.mark.parametrize(
@@ -178,6 +178,19 @@ def test_no_requests_are_refused(option: str) -> None:
 
     assert 2 == result.returncode
     assert f"innerwatch: {option}: expected 1 or more, got 0\n" == result.stderr
+
+
+def test_it_is_where_the_examples_look_unless_others_are() -> None:
+    """
+    A port that is free is taken as it is, and one that is not is left to its owner.
+    """
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = other.getsockname()[1]
+        assert port != free_port(port)
+    assert port == free_port(port)
+
+    example = ROOT / "deploy" / "prometheus" / "prometheus.yml"
+    assert f'"127.0.0.1:{MetricsConfig().port}"' in example.read_text()
 
 
 def configure(where: Place, digest: str) -> str:

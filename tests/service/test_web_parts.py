@@ -19,7 +19,7 @@ from service.daemon.web.heat import heat_map
 from service.daemon.web.hours import HOUR, Hours
 from service.daemon.web.likeness import detector_views
 from service.daemon.web.reservations import Reservations
-from service.daemon.web.tokenizer import TokenTexts
+from service.daemon.web.tokenizer import ShownTexts
 from tests.service.recording import flag, summary, write
 from tests.web.history import TOKENIZER, place_with_bundle
 
@@ -194,9 +194,10 @@ def test_tokens_have_a_text_each(tmp_path: Path) -> None:
     """
     Of an id that is unknown, something is shown; a file that is none is refused.
     """
-    texts = TokenTexts.load(TOKENIZER.parent)
+    texts = ShownTexts.load(TOKENIZER.parent)
 
-    assert "" not in [texts.text(token_id) for token_id in (-1, 0, 5, 10**6)]
+    assert ["?", "[1000000]"] == list(texts.texts((-1, 0, 10**6, 5)))[::2]
+    assert "" not in texts.texts((-1, 0, 5, 10**6))
     (tmp_path / "tokenizer.json").write_text("{}")
     with pytest.raises(ConfigError, match=r"web\.tokenizer"):
-        TokenTexts.load(tmp_path)
+        ShownTexts.load(tmp_path)

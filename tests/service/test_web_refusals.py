@@ -1,10 +1,13 @@
-"""A configuration of the page that can not be served is refused in one line."""
+"""What can not be served: a configuration in one line, an address as a page."""
 
 import socket
 
 import pytest
 
-from tests.service.builders import Place, assert_refused, innerwatch
+from service.daemon.audit.records import Entries
+from tests.service.builders import Place, RunningDaemon, assert_refused, innerwatch
+from tests.service.recording import flag, write
+from tests.web.visitor import Visitor
 
 pytest.importorskip("uvicorn")
 
@@ -43,3 +46,30 @@ def test_a_taken_port_is_named(where: Place, command: str) -> None:
         result = innerwatch(command, "--config", str(where.config))
 
     assert_refused(result, str(port), "web.port")
+
+
+def test_no_number_in_an_address_is_too_large(where: Place) -> None:
+    """
+    Pages far beyond the record's end are empty, or as good as not asked for.
+    """
+    write(where.folder / "audit", Entries(flags=[flag("r1"), flag("r2", "mean")]))
+    where.configure(web="enabled = true\nport = 0")
+    with RunningDaemon(where) as daemon:
+        visitor = Visitor(daemon)
+        for order in ("newest", "oldest", "highest", "lowest"):
+            for name in ("offset", "before", "after"):
+                for more in ("", "&label=none", "&detector=max"):
+                    query = f"order={order}&{name}={2**63 - 1}{more}"
+                    assert 200 == visitor.get(f"/flags?{query}").status, query
+
+
+def test_a_page_that_is_fetched_again_keeps_the_name(where: Place) -> None:
+    """
+    The overview asks again and again: an answer that is late does not bring the cookie
+    of before back.
+    """
+    where.configure(web="enabled = true\nport = 0")
+    with RunningDaemon(where) as daemon:
+        visitor = Visitor(daemon)
+        assert visitor.get("/live").headers["Set-Cookie"]
+        assert visitor.get("/live").headers["Set-Cookie"] is None

@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass
 from service.daemon.audit.leaves import TABLES, Table
 from service.daemon.audit.log import Connection
 from service.daemon.audit.sealing import KeyFile
-from service.request_ids import client_id
+from service.request_ids import is_called
 
 ERASE = "erase"
 RETENTION = "retention"
@@ -26,8 +26,8 @@ class Erasure:
     Attributes:
         request_id: Whose keys are destroyed, on every engine.
 
-        slots_below: Only keys in slots below this one: what comes later of the same
-            request is not erased.
+        slots_below: Keys in slots below this one. Of what comes later of the same
+            request nothing is kept.
 
         by: Who asked.
     """
@@ -75,7 +75,13 @@ def matching_requests(connection: Connection, request_id: str) -> list[str]:
             request_id,
         )
         found |= {str(row[0]) for row in rows}
-    return sorted(name for name in found if request_id in (name, client_id(name)))
+    return sorted(name for name in found if is_called(name, request_id))
+
+
+def erased_requests(connection: Connection) -> set[str]:
+    """Return the requests of which nothing is kept any more."""
+    told = destructions(connection)
+    return {record.request_id for record in told if isinstance(record, Erasure)}
 
 
 def slots_of(connection: Connection, erasure: Erasure) -> list[int]:

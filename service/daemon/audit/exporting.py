@@ -1,16 +1,34 @@
 """Flags with their requests and labels, as records to take away."""
 
 import json
+import os
 from collections.abc import Iterator
-from dataclasses import asdict, replace
+from dataclasses import asdict, fields, replace
 from itertools import islice
 from pathlib import Path
 
 from service.daemon.audit.filters import FlagFilter
 from service.daemon.audit.reader import AuditReader
+from service.daemon.audit.rows import FlagRow
 
 _PAGE = 1_000
 _GROUP = 10_000  # Rows of a Parquet row group.
+
+_ALIASES: dict[object, str] = {
+    int: "int64",
+    float: "double",
+    str: "string",
+    bool: "bool",
+}
+_COLUMNS = {field.name: _ALIASES[field.type] for field in fields(FlagRow)} | {
+    "labels": "string",
+    "contributions": "string",
+}
+_TOKEN_COLUMNS = {
+    "scores": "list of double",
+    "token_ids": "list of int32",
+    "text": "list of string",
+}
 
 Exported = dict[str, object]
 
@@ -44,18 +62,20 @@ def export_records(
 
 
 def write_jsonl(path: Path, records: Iterator[Exported]) -> int:
-    """Write a line for each record; return how many."""
+    """Write a line for each record to a file of its owner's; return how many."""
     n = 0
-    with path.open("w") as file:
+    with os.fdopen(_open_owners(path), "w") as file:
         for record in records:
             file.write(f"{json.dumps(record)}\n")
             n += 1
     return n
 
 
-def write_parquet(path: Path, records: Iterator[Exported]) -> int:
+def write_parquet(path: Path, records: Iterator[Exported], *, has_tokens: bool) -> int:
     """
-    Write a table; return how many rows.
+    Write a table to a file of its owner's; return how many rows.
+
+    *has_tokens* as `export_records` was told.
 
     Raises:
         ModuleNotFoundError: pyarrow is not installed.
@@ -63,20 +83,29 @@ def write_parquet(path: Path, records: Iterator[Exported]) -> int:
     import pyarrow
     import pyarrow.parquet
 
-    writer, n = None, 0
-    try:
+    names = _COLUMNS | (_TOKEN_COLUMNS if has_tokens else {})
+    types = {
+        name: pyarrow.list_(pyarrow.type_for_alias(alias.removeprefix("list of ")))
+        if alias.startswith("list of ")
+        else pyarrow.type_for_alias(alias)
+        for name, alias in names.items()
+    }
+    # Not as the first rows have it: theirs may be empty, and later ones not.
+    schema = pyarrow.schema(list(types.items()))
+    n = 0
+    with (
+        os.fdopen(_open_owners(path), "wb") as file,
+        pyarrow.parquet.ParquetWriter(file, schema) as writer,
+    ):
         while group := list(islice(records, _GROUP)):
             for record in group:
                 for name in ("labels", "contributions"):
                     record[name] = json.dumps(record[name])
-            schema = None if writer is None else writer.schema
-            table = pyarrow.Table.from_pylist(group, schema=schema)
-            writer = writer or pyarrow.parquet.ParquetWriter(path, table.schema)
-            writer.write_table(table)
+            writer.write_table(pyarrow.Table.from_pylist(group, schema=schema))
             n += len(group)
-    finally:
-        if writer is not None:
-            writer.close()
-    if writer is None:
-        pyarrow.parquet.write_table(pyarrow.Table.from_pylist([]), path)
     return n
+
+
+def _open_owners(path: Path) -> int:
+    """Open *path* for writing, a new file for its owner only: it may hold prompts."""
+    return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)

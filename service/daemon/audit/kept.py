@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from monitor.records import Flag
 from probes.contributions import Contribution
 from service.daemon.audit.checkpoints import write_secret
+from service.daemon.token_texts import TokenTexts
 
 KEEP = ("nothing", "hash", "token_ids", "text")
 """What may be kept of a flagged request's tokens; its scores are, in any case."""
@@ -194,20 +195,9 @@ def load_decoder(path: Path) -> Decode:
         path: A ``tokenizer.json``, or the folder that holds one.
 
     Raises:
-        ValueError: There is none.
+        ValueError: There is none, or it is none.
     """
-    from tokenizers import Tokenizer
-    from tokenizers.decoders import DecodeStream
-
-    file = path / "tokenizer.json" if path.is_dir() else path
-    if not file.is_file():
-        raise ValueError(f"audit.tokenizer: {file}: expected a tokenizer.json")
-    tokenizer = Tokenizer.from_file(str(file))
-
-    def decode(token_ids: list[int]) -> list[str]:
-        # A token may end within a character: the one that completes it has it.
-        stream = DecodeStream(skip_special_tokens=False)
-        # -1 stands for a token that nobody knows.
-        return [stream.step(tokenizer, i) or "" if i >= 0 else "" for i in token_ids]
-
-    return decode
+    try:
+        return TokenTexts.load(path).texts
+    except ValueError as error:
+        raise ValueError(f"audit.tokenizer: {error}") from error

@@ -15,6 +15,7 @@ _LOCK_NAME = "audit.lock"
 _CACHE_KIB = 32 << 10
 _WAL_PAGES = 8_192
 """32 MiB of WAL before it is copied into the database."""
+_BUSY_MILLISECONDS = 5000  # As sqlite3 has it.
 
 
 class AuditError(ValueError):
@@ -88,6 +89,18 @@ def prepare(connection: Connection) -> None:
     connection.execute("PRAGMA journal_mode = WAL")
     connection.execute("PRAGMA synchronous = FULL")
     connection.execute("PRAGMA secure_delete = ON")
+
+
+def truncate(connection: Connection) -> None:
+    """
+    Leave nothing of what was deleted in the journal, unless somebody reads.
+
+    A reader (a verification reads for minutes) is not waited for: nothing is scored
+    meanwhile. What it holds up is done by the next one, or a later checkpoint.
+    """
+    connection.execute("PRAGMA busy_timeout = 0")
+    connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    connection.execute(f"PRAGMA busy_timeout = {_BUSY_MILLISECONDS}")
 
 
 @contextmanager

@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
-from service.daemon.audit.erasing import matching_requests
+from service.daemon.audit.erasing import ERASE, matching_requests
 from service.daemon.audit.filters import (
     LABEL,
     N_ANSWERS,
@@ -189,6 +189,13 @@ class AuditReader:
             kept = _kept(
                 connection, [flag[0] for flag in flags], summary and summary[0]
             )
+            # Of one that ran when it was erased there may have been no key.
+            is_erased = connection.execute(
+                "SELECT 1 FROM events WHERE kind = ?"
+                " AND CASE WHEN json_valid(detail)"
+                " THEN json_extract(detail, '$.request_id') = ? END",
+                (ERASE, request_id),
+            ).fetchone()
             labels = connection.execute(
                 f"SELECT {_LABELS} FROM labels"
                 " WHERE request_id = ? AND engine = ? ORDER BY label_id",
@@ -204,7 +211,7 @@ class AuditReader:
             token_ids=kept.token_ids,
             text=kept.text,
             digest=kept.digest,
-            is_erased=kept.is_erased,
+            is_erased=kept.is_erased or is_erased is not None,
             labels=tuple(_label_row(row) for row in labels),
         )
 

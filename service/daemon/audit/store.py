@@ -17,6 +17,7 @@ from service.daemon.audit.erasing import (
     RETENTION,
     Erasure,
     detail_of,
+    erased_requests,
     finish,
     retained_from,
     slots_of,
@@ -33,6 +34,7 @@ from service.daemon.audit.opening import (
     connect,
     take_lock,
     transaction,
+    truncate,
 )
 from service.daemon.audit.records import ConfigChange, Entries, Event
 from service.daemon.audit.schema import VERSION
@@ -113,8 +115,10 @@ class AuditStore:
             keeper,
             model=model,
             bundle_digest=bundle_digest,
+            erased=erased_requests(connection),
         )
         self._facts = self._log.facts
+        self._has_begun = False
         self._done = ExitStack()
         finish(connection, keys)
 
@@ -205,6 +209,7 @@ class AuditStore:
             gap = self._down_gap(now)
             # Nobody counted the tokens of that time: see `write`.
             entries.gaps.append((gap, "daemon was down"))
+        self._has_begun = True
         self.write(entries, now)
         return gap
 
@@ -221,19 +226,24 @@ class AuditStore:
         with transaction(self._connection):
             self._touch(now)
 
-    def erase(self, request_id: str, now: float, *, by: str = "") -> int:
+    def erase(
+        self, request_id: str, now: float, *, by: str = "", is_running: bool = False
+    ) -> int:
         """
-        Destroy the keys of what is kept of a request so far, on every engine.
+        Destroy the keys of what is kept of a request, on every engine.
 
-        Records stay, sealed for ever; the log can still be verified.
+        Records stay, sealed for ever; the log can still be verified. Of what comes
+        later of the request nothing is kept.
 
         Returns:
-            How many keys there were. Unless there was one, nothing is recorded.
+            How many keys there were. Unless there was one, or it *is_running* and was
+            not erased before, nothing is recorded.
         """
         erasure = Erasure(request_id=request_id, slots_below=self._keys.n_slots, by=by)
         slots = slots_of(self._connection, erasure)
-        if slots:
+        if slots or (is_running and request_id not in self._rows.erased):
             self._tell(ERASE, detail_of(erasure), now)
+            self._rows.erased.add(request_id)
             self._keys.destroy(slots)
         return len(slots)
 
@@ -252,7 +262,7 @@ class AuditStore:
             self._log.add(EVENTS, (RETENTION, "", detail_of(taken), float(now)))
             self._finish(now, is_last=True)
         self._keys.destroy(range(taken.slots_from, taken.slots_below))
-        self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        truncate(self._connection)
         return taken.leaves_below - start
 
     def close(self) -> None:
@@ -274,7 +284,9 @@ class AuditStore:
         self._keys.sync()
         self._log.write()
         self._log.sign(now, is_last=is_last)
-        self._touch(now)
+        # A command that writes beside no daemon is not one that watches.
+        if self._has_begun:
+            self._touch(now)
 
     def _touch(self, now: float) -> None:
         self._connection.execute(
@@ -313,8 +325,14 @@ def _open_keys(
     directory: Path, settings: StoreSettings
 ) -> tuple[Signer, KeyFile, Keeper]:
     folder = settings.keys or directory
-    signer = Signer.open(folder / SIGNING_KEY)
     public = directory / PUBLIC_KEY
+    if public.exists() and not (folder / SIGNING_KEY).exists():
+        # Not made: a key of this name that signed nothing would only mislead.
+        raise ValueError(
+            f"signing key {folder / SIGNING_KEY}: expected the one whose public key is "
+            f"{public}, found none: name its folder with [audit] keys"
+        )
+    signer = Signer.open(folder / SIGNING_KEY)
     if not public.exists():
         public.write_text(f"{signer.verifier.text}\n")
         public.chmod(0o600)
@@ -323,6 +341,16 @@ def _open_keys(
             f"signing key {folder / SIGNING_KEY}: expected the one whose public key is "
             f"{public}, got another: the log can not be gone on with"
         )
-    decode = load_decoder(settings.tokenizer) if settings.tokenizer else None
-    keeper = Keeper(settings.keep, hash_key(folder / _HASH_KEY), decode)
+    keeper = make_keeper(settings, hash_key(folder / _HASH_KEY))
     return signer, KeyFile.open(directory), keeper
+
+
+def make_keeper(settings: StoreSettings, key: bytes) -> Keeper:
+    """
+    Return what decides what is kept; *key* is that of the hash.
+
+    Raises:
+        ValueError: The tokenizer can not be read, or there has to be one.
+    """
+    decode = load_decoder(settings.tokenizer) if settings.tokenizer else None
+    return Keeper(settings.keep, key, decode)

@@ -2,10 +2,10 @@
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 from monitor.records import Flag, Gap, RequestSummary
-from service.daemon.audit.kept import Keeper
+from service.daemon.audit.kept import Keeper, Parts
 from service.daemon.audit.leaves import (
     CONFIG_CHANGES,
     EVENTS,
@@ -20,7 +20,7 @@ from service.daemon.audit.leaves import (
 )
 from service.daemon.audit.log import AuditLog, Connection
 from service.daemon.audit.records import Entries, Label
-from service.daemon.audit.sealing import KeyFile
+from service.daemon.audit.sealing import KeyFile, Sealed
 
 _KNOWN = "SELECT request_id, engine, detector FROM flags WHERE request_id IN ({marks})"
 _N_ASKED = 256
@@ -35,6 +35,9 @@ class RowMaker:
         model: Written with every flag and request.
 
         bundle_digest: Of those that name no detector set.
+
+    Attributes:
+        erased: Requests of which nothing is kept.
     """
 
     def __init__(
@@ -46,6 +49,7 @@ class RowMaker:
         *,
         model: str,
         bundle_digest: str,
+        erased: Iterable[str] = (),
     ) -> None:
         self._connection = connection
         self._log = log
@@ -53,6 +57,7 @@ class RowMaker:
         self._keeper = keeper
         self._model = model
         self._bundle_digest = bundle_digest
+        self.erased = set(erased)
 
     def add(self, entries: Entries, now: float) -> None:
         """Add every one of *entries*, but flags that are in the record already."""
@@ -86,7 +91,7 @@ class RowMaker:
             if name in seen:
                 continue
             seen.add(name)
-            sealed = self._keys.seal(self._keeper.parts_of(flag))
+            sealed = self._sealed(flag.request_id, self._keeper.parts_of(flag))
             self._log.add(
                 FLAGS,
                 (
@@ -119,7 +124,8 @@ class RowMaker:
         return known
 
     def _add_summary(self, summary: RequestSummary, now: float) -> None:
-        sealed = self._keys.seal(self._keeper.parts(summary.scores, summary.token_ids))
+        parts = self._keeper.parts(summary.scores, summary.token_ids)
+        sealed = self._sealed(summary.request_id, parts)
         lost = {reason.value: n for reason, n in summary.n_tokens_lost.items()}
         self._log.add(
             REQUESTS,
@@ -145,6 +151,10 @@ class RowMaker:
                 sealed.payload,
             ),
         )
+
+    def _sealed(self, request_id: str, parts: Parts) -> Sealed:
+        """Seal what is to be kept: nothing of a request that has been erased."""
+        return self._keys.seal({} if request_id in self.erased else parts)
 
     def _add_label(self, label: Label, now: float) -> None:
         sealed = self._keys.seal({"note": label.note.encode()} if label.note else {})

@@ -186,7 +186,7 @@ class FollowerSink:
         if self._tried[0] != notice.flag_id:
             self._tried = (notice.flag_id, now)
         try:
-            self._receiver.deliver(notice)
+            self._deliver(notice)
         except RefusedError as error:
             log.warning("%s: flag %d refused: %s", self.name, notice.flag_id, error)
             self._metrics.count_omitted(self.name, Omission.REFUSED)
@@ -203,6 +203,16 @@ class FollowerSink:
             delay = self._wall_clock() - notice.flagged_at
             self._metrics.count_delivered(self.name, delay)
         self._go_on(notice)
+
+    def _deliver(self, notice: Notice) -> None:
+        try:
+            self._receiver.deliver(notice)
+        except (DeliveryError, RefusedError):
+            raise
+        except Exception as error:
+            # Whatever a receiver answers, it does not end the sink.
+            text = f"{type(error).__name__}: {error}"
+            raise DeliveryError(Failure.ANSWER, text) from error
 
     def _go_on(self, notice: Notice) -> None:
         self._delay = _FIRST_DELAY_SECONDS
@@ -221,7 +231,7 @@ class FollowerSink:
     def _drill(self, drill: Drill) -> None:
         problem = ""
         try:
-            self._receiver.deliver(notice_of_drill(drill))
+            self._deliver(notice_of_drill(drill))
         except (DeliveryError, RefusedError) as error:
             problem = str(error)
         at = self._wall_clock()

@@ -122,4 +122,6 @@ def _check_status(answer: http.client.HTTPResponse) -> None:
     if answer.status in _NEVER:
         raise RefusedError(text)
     after = answer.headers.get("Retry-After", "")
-    raise DeliveryError(Failure.STATUS, text, float(after) if after.isdigit() else 0.0)
+    raise DeliveryError(
+        Failure.STATUS, text, float(after) if after.isdecimal() else 0.0
+    )

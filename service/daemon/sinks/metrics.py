@@ -15,6 +15,8 @@ class Failure(StrEnum):
     TIMEOUT = "timeout"
     STATUS = "status"
     """The receiver answered that it can not now."""
+    ANSWER = "answer"
+    """What it answered can not be read."""
     RECORD = "record"
     """The record could not be read, or the cursor not be written."""
 

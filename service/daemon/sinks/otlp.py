@@ -87,6 +87,8 @@ def _rejected(answer: bytes) -> str:
         said = json.loads(answer)["partialSuccess"]
         n_rejected = int(said.get("rejectedLogRecords", 0))
         text = str(said.get("errorMessage", ""))
-    except (ValueError, KeyError, TypeError, AttributeError):
+    except (ValueError, LookupError, TypeError, AttributeError):
+        return ""
+    except (ArithmeticError, RecursionError):  # Infinity; a million brackets.
         return ""
     return f"rejected by the collector: {text[:200]!r}" if n_rejected else ""

@@ -20,7 +20,7 @@ from service.daemon.web.hours import Hours
 from service.daemon.web.reservations import Reservations
 from service.daemon.web.sessions import Sessions
 from service.daemon.web.site import Site
-from service.daemon.web.tokenizer import TokenTexts
+from service.daemon.web.tokenizer import ShownTexts
 
 STATIC = ("style.css", "page.js", "heat.js", "htmx.min.js", "icon.svg")
 """Everything that a page loads, all of it ours or vendored."""
@@ -28,7 +28,7 @@ STATIC = ("style.css", "page.js", "heat.js", "htmx.min.js", "icon.svg")
 _PAGES = (overview, flags, request_page, review, detectors, naming)
 
 
-def load_texts(config: Config) -> TokenTexts | None:
+def load_texts(config: Config) -> ShownTexts | None:
     """
     Return the tokenizer that the configuration names, or None.
 
@@ -36,7 +36,7 @@ def load_texts(config: Config) -> TokenTexts | None:
         ConfigError: It can not be read.
     """
     name = config.web.tokenizer or config.audit.tokenizer
-    return TokenTexts.load(config.folder / name) if name else None
+    return ShownTexts.load(config.folder / name) if name else None
 
 
 def make_site(config: Config, ingest: Ingest, swaps: Swaps) -> Site:

@@ -21,6 +21,7 @@ from service.daemon.web.site import HX_REDIRECT, Site, is_part
 
 _LIMIT = 50
 _MOST = 2**63 - 1  # SQLite's integers.
+_MOST_LEFT_OUT = 2**32  # More flags than any record has, and far below those.
 
 TEXTS = (
     "detector",
@@ -95,7 +96,7 @@ def read_query(parameters: Mapping[str, str]) -> FlagQuery:
         texts=texts,
         wanted=wanted,
         order=order,
-        offset=number_of(parameters.get("offset", "")),
+        offset=min(number_of(parameters.get("offset", "")), _MOST_LEFT_OUT),
     )
 
 

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from probes.calibration import Calibration
 from service.daemon.audit.rows import RequestDetail
 from service.daemon.loaded_set import LoadedSet
-from service.daemon.web.tokenizer import TokenTexts
+from service.daemon.web.tokenizer import ShownTexts
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -121,7 +121,7 @@ class HeatMap:
 
 
 def heat_map(
-    detail: RequestDetail, loaded: Sequence[LoadedSet], texts: TokenTexts | None
+    detail: RequestDetail, loaded: Sequence[LoadedSet], texts: ShownTexts | None
 ) -> HeatMap:
     """Return the heat map of what is kept of a request."""
     token_ids = np.frombuffer(detail.token_ids, dtype="<i4")
@@ -142,7 +142,7 @@ def heat_map(
     )
     shown = detail.text
     if not shown and texts is not None:
-        shown = tuple(texts.text(token_id) for token_id in token_ids.tolist())
+        shown = texts.texts(token_ids.tolist())
     return HeatMap(
         n_tokens=n_tokens,
         lanes=lanes,

@@ -37,7 +37,8 @@ def routes(site: Site) -> list[Route]:
         detail = site.reader.request(flags[0].engine, flags[0].request_id)
         assert detail is not None, "a flag's request has at least that flag"
         heat = heat_map(detail, list(site.loaded().values()), site.texts)
-        if heat.has_raw:
+        # A note may quote what is not kept.
+        if heat.has_raw or any(one.note for one in detail.labels):
             _record_view(site, detail, session.reviewer)
         return site.render(
             request, "request", **_values(site, request, flags[0], detail, heat)

@@ -57,13 +57,20 @@ class Sessions:
             return Session(id=session.id, reviewer=name)
         return session
 
-    def keep(self, response: Response, session: Session) -> None:
-        """Set the cookie of *session*."""
+    def keep(self, response: Response, session: Session, *, known: str = "") -> None:
+        """
+        Set the cookie of *session*, unless it is *known*.
+
+        A page that fetches itself again would else undo a name given meanwhile.
+        """
         name = base64.urlsafe_b64encode(session.reviewer.encode()).decode()
         value = f"{session.id}.{name}"
+        cookie = f"{value}.{self._sign('session', value)}"
+        if cookie == known:
+            return
         response.set_cookie(
             COOKIE,
-            f"{value}.{self._sign('session', value)}",
+            cookie,
             httponly=True,
             samesite="lax",  # A link in an alert has to find the reviewer's session.
         )

@@ -16,8 +16,8 @@ from service.daemon.loaded_set import LoadedSet
 from service.daemon.web import formats
 from service.daemon.web.hours import Hours
 from service.daemon.web.reservations import Reservations
-from service.daemon.web.sessions import Session, Sessions
-from service.daemon.web.tokenizer import TokenTexts
+from service.daemon.web.sessions import COOKIE, Session, Sessions
+from service.daemon.web.tokenizer import ShownTexts
 from service.request_ids import client_id
 
 HX_REQUEST = "hx-request"
@@ -74,7 +74,7 @@ class Site:
     sessions: Sessions
     reservations: Reservations
     hours: Hours
-    texts: TokenTexts | None
+    texts: ShownTexts | None
     clock: Callable[[], float] = time.time
     environment: Environment = field(default_factory=_environment)
 
@@ -100,7 +100,7 @@ class Site:
             **values,
         )
         response = HTMLResponse(html, status)
-        self.sessions.keep(response, session)
+        self.sessions.keep(response, session, known=request.cookies.get(COOKIE, ""))
         return response
 
     def redirect(self, session: Session, url: str) -> Response:

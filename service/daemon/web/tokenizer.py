@@ -1,51 +1,43 @@
-"""The text of single tokens, for a page that has only their ids."""
+"""The text of a request's tokens, for a page that has only their ids."""
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Self
 
 from service.config import ConfigError
-
-if TYPE_CHECKING:
-    from tokenizers import Tokenizer
-
-FILE_NAME = "tokenizer.json"
-_MAX_KEPT = 1 << 18  # More than any vocabulary that is in use.
+from service.daemon.token_texts import TokenTexts
 
 
-class TokenTexts:
-    """Decodes one token at a time, each once."""
+class ShownTexts:
+    """Every token has something that can be shown."""
 
-    def __init__(self, tokenizer: "Tokenizer") -> None:
-        self._tokenizer = tokenizer
-        self._texts: dict[int, str] = {}
+    def __init__(self, texts: TokenTexts) -> None:
+        self._texts = texts
 
     @classmethod
-    def load(cls, path: Path) -> "TokenTexts":
+    def load(cls, path: Path) -> Self:
         """
         Read *path*, a tokenizer.json or its folder.
 
         Raises:
             ConfigError: There is none, or it is none.
         """
-        from tokenizers import Tokenizer
-
-        file = path / FILE_NAME if path.is_dir() else path
         try:
-            return cls(Tokenizer.from_str(file.read_text()))
-        except Exception as error:
-            raise ConfigError(f"web.tokenizer: {file}: {error}") from error
+            return cls(TokenTexts.load(path))
+        except ValueError as error:
+            raise ConfigError(f"web.tokenizer: {error}") from error
 
-    def text(self, token_id: int) -> str:
-        """Return the text of a token; of one that is not known, its id."""
-        found = self._texts.get(token_id)
-        if found is None:
-            found = self._decode(token_id)
-            if len(self._texts) < _MAX_KEPT:
-                self._texts[token_id] = found
-        return found
+    def texts(self, token_ids: Sequence[int]) -> tuple[str, ...]:
+        """
+        Return a text for each of *token_ids*.
 
-    def _decode(self, token_id: int) -> str:
-        if token_id < 0:
-            return "?"  # The engine did not say which it was.
-        text: str = self._tokenizer.decode([token_id], skip_special_tokens=False)
-        return text or f"[{token_id}]"
+        Of one that is not known it is the id, of one that the engine did not name "?",
+        and of the first ones of a character "".
+        """
+        found = self._texts.texts(token_ids)
+        for i, token_id in enumerate(token_ids):
+            if token_id < 0:
+                found[i] = "?"
+            elif not found[i] and not self._texts.texts([token_id])[0]:
+                found[i] = f"[{token_id}]"
+        return tuple(found)

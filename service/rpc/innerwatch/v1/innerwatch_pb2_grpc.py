@@ -673,7 +673,8 @@ class AuditServicer:
 
     def GetFlag(self, request, context):
         """One flag with its per-token scores.  NOT_FOUND when there is none.
-        A caller that gets token ids is recorded as one who viewed them.
+        A caller that gets token ids is recorded as one who viewed them, by the metadata
+        innerwatch-caller-bin (a name in UTF-8) and its address.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
