@@ -28,8 +28,9 @@ class TokenTexts:
     def __init__(self, tokenizer: "Tokenizer") -> None:
         self._tokenizer = tokenizer
         self._known: dict[tuple[int, ...], str] = {}
-        # Something that every text may stand behind.
-        self._before: list[int] = tokenizer.encode("a", add_special_tokens=False).ids
+        # Something that every text may stand behind; not encoded, which may raise.
+        letters = [tokenizer.token_to_id(text) for text in ("\u2581a", "a")]
+        self._before = [i for i in letters if i is not None][:1]
         self._before_text = self._decode(self._before)
 
     @classmethod

@@ -22,6 +22,7 @@ def sentence_piece() -> TokenTexts:
     """As Llama 2 has it: words with their space before them, and a token for a byte."""
     vocabulary = {"<unk>": 0, "\u2581word": 1, "s": 2}
     vocabulary |= {f"<0x{i:02X}>": BYTES + i for i in range(256)}
+    vocabulary["\u2581a"] = BYTES + 256
     model = tokenizers.models.BPE(vocab=vocabulary, merges=[], byte_fallback=True)
     made = tokenizers.Tokenizer(model)
     decoders = tokenizers.decoders
@@ -75,6 +76,17 @@ def test_the_texts_of_a_text_are_that_text(text: str) -> None:
 
     assert tokenizer.decode(token_ids) == "".join(texts)
     assert len(token_ids) == len(texts)
+
+
+def test_a_tokenizer_that_encodes_nothing_decodes() -> None:
+    """
+    Of a vocabulary without any letter, and without a token for the unknown, too.
+    """
+    model = tokenizers.models.WordLevel(vocab={"one": 0, "two": 1}, unk_token="")
+
+    assert ["one", "two", ""] == TokenTexts(tokenizers.Tokenizer(model)).texts(
+        [0, 1, 9]
+    )
 
 
 @given(st.lists(st.integers(-1, BYTES + 300), max_size=40))
