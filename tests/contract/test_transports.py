@@ -5,6 +5,7 @@ import signal
 import tempfile
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -297,7 +298,8 @@ def spoil_cursors() -> bool:
     with Path("/proc/self/mem").open("r+b", buffering=0) as memory:
         for match in re.finditer(r"^([0-9a-f]+)-.*innerwatch-ring", maps, re.M):
             memory.seek(int(match.group(1), 16) + 8 * WRITTEN)
-            memory.write(b"\xff" * 8)
+            with suppress(OSError):  # Given up since, and unmapped.
+                memory.write(b"\xff" * 8)
     return False
 
 
