@@ -357,6 +357,9 @@ def _check_url(url: str, where: str) -> None:
         is_fine = is_fine and parts.port != 0
     except ValueError:
         is_fine = False
+    if "@" in url.partition("://")[2].partition("/")[0]:
+        # They would not be sent; and not repeated here, where a log has them.
+        raise ConfigError(f"{where}: expected no user or password in it, got some")
     if url and not is_fine:
         raise ConfigError(f"{where}: expected http://host or https://host, got {url!r}")
 

@@ -160,6 +160,7 @@ class TestConfiguration:
             ('url = "ftp://x"', ("webhook.url", "expected http")),
             ('url = "http://"', ("webhook.url", "expected http")),
             ('url = "http://x:y"', ("webhook.url", "expected http")),
+            ('url = "http://a:b@x"', ("webhook.url", "no user or password")),
             ('url = "http://x"', ("webhook.secret_file", "got none")),
             ('url = "http://x"\nsecret_file = "none"', ("webhook.secret_file",)),
             ('url = "http://x"\nsecret_file = "empty"', ("webhook.secret_file",)),
