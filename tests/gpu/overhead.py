@@ -39,7 +39,7 @@ from tests.gpu.shapes import (
 
 MODES = ("untouched", "innerwatch", "forward hooks, eager", "extract_hidden_states")
 BAR = 0.99
-STOP_AFTER_SECONDS = 480.0
+STOP_AFTER_SECONDS = 480.0  # A GPU is lent for minutes.
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,7 +101,7 @@ FULL_SIZE = Size(
     max_tokens=8192,
 )
 MEDIUM_SIZE = Size(
-    shape=MEDIUM, batches=(1, 8, 32), n_tokens=32, n_prefills=8, max_tokens=2048
+    shape=MEDIUM, batches=(1, 8), n_tokens=32, n_prefills=1, max_tokens=1024
 )
 TINY_SIZE = Size(
     shape=TINY,
@@ -180,7 +180,8 @@ def main() -> None:
             for turn in range(1 if args.tiny else args.rounds):
                 failed += take_turns(engines, asked, turn, args)
                 save(args.out, [*compare(engines, args), *failed])
-                if time.monotonic() - began > STOP_AFTER_SECONDS:
+                is_lent = args.device == "cuda"
+                if is_lent and time.monotonic() - began > STOP_AFTER_SECONDS:
                     break
             lost = tokens_lost(daemon, args)
             save(args.out, [*compare(engines, args), *failed, lost])
