@@ -20,7 +20,7 @@ import urllib.request
 from contextlib import ExitStack, suppress
 from pathlib import Path
 
-from tests.web.browser import chromium, opened, wait_until
+from tests.web.browser import chromium, opened
 
 BAR_SECONDS = 600.0
 ROOT = Path(__file__).parents[2]
@@ -104,10 +104,10 @@ def label() -> None:
         page.get_by_label("Your name").fill("new")
         page.get_by_role("button", name="Go on").click()
         page.get_by_role("link", name="Start with the newest").click()
-        wait_until(page, "document.body.innerText.includes('Is the flag right?')")
+        page.get_by_role("heading", name="Is the flag right?").wait_for()
         before = page.url
         page.keyboard.press("t")
-        wait_until(page, f"location.href !== {json.dumps(before)}")
+        page.wait_for_url(lambda url: url != before)
 
 
 def innerwatch(*words: str) -> str:
