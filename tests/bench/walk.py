@@ -12,6 +12,7 @@ minutes or more. Ports 9090, 9093, 9464 and 9465 have to be free.
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -73,10 +74,12 @@ def main() -> int:
 
 
 def background_lines(readme: str) -> list[str]:
-    """Return the section's commands that go to the background, made folders first."""
+    """Return the section's commands that go to the background; makes their folder."""
     section = readme.partition("## A first alert")[2].partition("\n## ")[0]
     code = section.replace("\\\n", " ")
     (ROOT / "build").mkdir(exist_ok=True)
+    for name in ("prometheus", "alertmanager"):  # No alert of an earlier walk.
+        shutil.rmtree(ROOT / "build" / name, ignore_errors=True)
     lines = [line.strip() for line in code.splitlines()]
     found = [line.removesuffix("&") for line in lines if line.endswith("&")]
     assert len(found) == 2, found
