@@ -3,6 +3,7 @@
 
 import contextlib
 import threading
+from abc import ABC, abstractmethod
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -69,7 +70,7 @@ class Target:
         return written_requests(self.path) if self.goes_on else set()
 
 
-class Receiver(pb_grpc.CaptureServicer):
+class Receiver(pb_grpc.CaptureServicer, ABC):
     """Answers the plugin's stream as a daemon does; a subclass says what it is for."""
 
     def Stream(  # noqa: N802 - gRPC's spelling
@@ -92,6 +93,7 @@ class Receiver(pb_grpc.CaptureServicer):
                 self.on_gap(request.gap)
             yield pb.StreamResponse()
 
+    @abstractmethod
     def on_batch(self, batch: StepBatch, n_rows_expected: int) -> None:
         """
         Take the rows of a step. Called on gRPC's thread.
@@ -101,15 +103,14 @@ class Receiver(pb_grpc.CaptureServicer):
 
             n_rows_expected: How many rows the scheduler asked for.
         """
-        raise NotImplementedError
 
     def on_unreadable(self, error: WireError) -> None:
         """Give a step up that does not say what it must: ends the stream."""
         raise error
 
+    @abstractmethod
     def on_gap(self, gap: pb.Gap) -> None:
         """Take what was lost. Called on gRPC's thread."""
-        raise NotImplementedError
 
 
 class Collector(Receiver):

@@ -4,6 +4,7 @@ import numpy as np
 import torch
 
 from service.capture.arena import Arena, Piece
+from service.capture.held_copies import copy_blocks, copy_items
 from service.capture.step import Step
 from service.capture.tap import TapBuffers
 
@@ -53,7 +54,7 @@ class Snapshooter:
         if piece is None or n_bytes > piece.n_bytes:
             has = 0 if piece is None else piece.n_bytes
             raise ValueError(f"rows: expected {has} bytes of them, got {n_bytes}")
-        memory, at = piece.array, piece.start
+        memory, at = self._arena.array, piece.start
         step.values = values = np.ndarray((n_sites, n, width), np.float32, memory, at)
         at += values.nbytes
         step.squared_norms = norms = np.ndarray((n_sites, n), np.float32, memory, at)
@@ -64,11 +65,11 @@ class Snapshooter:
         if self._values is None or self._squared_norms is None:
             self._copy_from_device(step, piece, token_ids, slots)
             return
-        values[...] = self._values[:, :n, :width]
-        norms[...] = self._squared_norms[:, :n]
-        ids[...] = token_ids.numpy()
+        copy_blocks(values, self._values)
+        copy_blocks(norms[..., None], self._squared_norms[..., None])
+        copy_items(ids, token_ids.numpy())
         if slots is not None:
-            held[...] = slots.numpy()
+            copy_items(held, slots.numpy())
 
     def _copy_from_device(
         self,
@@ -96,7 +97,7 @@ class Snapshooter:
         at = piece.start
         with torch.cuda.stream(self._stream):
             for tensor in copies:
-                host = piece.tensor[at : at + tensor.nbytes].view(tensor.dtype)
+                host = self._arena.tensor[at : at + tensor.nbytes].view(tensor.dtype)
                 host.view(tensor.shape).copy_(tensor, non_blocking=True)
                 tensor.record_stream(self._stream)
                 at += tensor.nbytes

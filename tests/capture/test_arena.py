@@ -20,9 +20,9 @@ from service.rpc.innerwatch.v1 import innerwatch_pb2 as pb
 SIZE = 1024
 
 
-def bytes_of(piece: Piece) -> NDArray[np.uint8]:
+def bytes_of(arena: Arena, piece: Piece) -> NDArray[np.uint8]:
     """The piece's own."""
-    return piece.array[piece.start : piece.start + piece.n_bytes]
+    return arena.array[piece.start : piece.start + piece.n_bytes]
 
 
 class Pieces(RuleBasedStateMachine):
@@ -41,7 +41,7 @@ class Pieces(RuleBasedStateMachine):
             assert self.out or n_bytes > SIZE, "it is empty, and has no room"
             return
         self.n_taken += 1
-        bytes_of(piece)[:] = self.n_taken % 251
+        bytes_of(self.arena, piece)[:] = self.n_taken % 251
         self.out.append((piece, self.n_taken % 251))
 
     @precondition(lambda self: self.out)
@@ -52,7 +52,7 @@ class Pieces(RuleBasedStateMachine):
     @invariant()
     def nobody_wrote_into_anothers(self) -> None:
         for piece, mark in self.out:
-            assert (bytes_of(piece) == mark).all()
+            assert (bytes_of(self.arena, piece) == mark).all()
 
 
 TestPieces = Pieces.TestCase
@@ -69,7 +69,9 @@ def make_snapshooter(arena: Arena, n_rows: int) -> Snapshooter:
     return Snapshooter(buffers, arena)
 
 
-def take_step(snapshooter: Snapshooter, number: int, n_rows: int) -> Step:
+def take_step(
+    snapshooter: Snapshooter, number: int, n_rows: int, width: int = 2
+) -> Step:
     """Return a step of one request with its rows copied."""
     token_ids = torch.arange(n_rows) + number
     step = Step(
@@ -85,8 +87,8 @@ def take_step(snapshooter: Snapshooter, number: int, n_rows: int) -> Step:
         ),
         facts=(RequestFacts(n_prompt_tokens=n_rows),),
     )
-    step.piece = snapshooter.reserve(n_rows, 2)
-    snapshooter.take_into(step, token_ids, token_ids + 1, 2)
+    step.piece = snapshooter.reserve(n_rows, width)
+    snapshooter.take_into(step, token_ids, token_ids + 1, width)
     return step
 
 
@@ -103,6 +105,21 @@ def test_a_snapshot_is_what_the_taps_wrote() -> None:
     assert (step.squared_norms == 7.0).all()
     assert [3, 4, 5, 6] == np.asarray(step.token_ids).tolist()
     assert [4, 5, 6, 7] == np.asarray(step.slots).tolist()
+
+
+@pytest.mark.parametrize("width", [0, 1, 2, 3])
+@pytest.mark.parametrize("n_rows", [0, 1, 499, 500, 501, 1200])
+def test_a_snapshot_of_any_shape(n_rows: int, width: int) -> None:
+    """Whether all columns are in use or some, a row or many: the first of each."""
+    snapshooter = make_snapshooter(Arena(1 << 20, pin_memory=False), 1200)
+
+    step = take_step(snapshooter, 0, n_rows, width)
+
+    every = np.arange(2 * 1200 * 3, dtype=np.float32).reshape(2, 1200, 3)
+    assert np.array_equal(every[:, :n_rows, :width], np.asarray(step.values))
+    assert np.array_equal(np.full((2, n_rows), 7.0), np.asarray(step.squared_norms))
+    assert np.array_equal(np.arange(n_rows), np.asarray(step.token_ids))
+    assert np.array_equal(np.arange(n_rows) + 1, np.asarray(step.slots))
 
 
 def test_rows_that_were_not_reserved_go_nowhere() -> None:
@@ -141,7 +158,7 @@ def test_a_daemon_that_is_gone_costs_no_page_faults() -> None:
     n_before = resource.getrusage(resource.RUSAGE_THREAD).ru_minflt
     n_pieces = 0
     while (piece := arena.take(len(row))) is not None:
-        bytes_of(piece)[:] = row
+        bytes_of(arena, piece)[:] = row
         n_pieces += 1
     n_faults = resource.getrusage(resource.RUSAGE_THREAD).ru_minflt - n_before
     assert n_pieces == 256

@@ -3,9 +3,7 @@
 import io
 import json
 import os
-import pickle
 import struct
-import sys
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -16,20 +14,13 @@ import pytest
 
 from probes import ArtifactError
 from probes.sae_formats import FORMATS, load_sae
-from tests.contract.sae_checkpoints import D_SAE, HOOK, save_json, save_tensors
+from tests.contract.hostile import GIVEN, Evil, assert_refused, npz
+from tests.contract.sae_checkpoints import D_SAE, save_json, save_tensors
 from tests.contract.sae_files import FILES, save_torch
 from tests.contract.sae_folders import FOLDERS
 from tests.contract.sae_saelens import SAELENS
 
 CASES = SAELENS | FOLDERS | FILES
-GIVEN: dict[str, Any] = {"hook_point": HOOK, "model_name": "tiny"}
-
-
-def assert_refused(path: Path, match: str, **facts: Any) -> None:
-    with pytest.raises(ArtifactError, match=match) as caught:
-        load_sae(path, **facts)
-    assert "\n" not in str(caught.value)
-    assert str(path) in str(caught.value)
 
 
 def raw_safetensors(path: Path, header: Any, content: bytes = b"") -> None:
@@ -210,85 +201,6 @@ def change_tensor(path: Path, name: str, change: Callable[[Any], Any] | None) ->
     save_tensors(file, tensors)
 
 
-class _Evil:
-    """Unpickled, it makes a file."""
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return os.mkdir, (os.fspath(self._path),)
-
-
-@pytest.mark.parametrize("kind", ["bare", "zip"])
-def test_a_pickle_runs_nothing(tmp_path: Path, kind: str) -> None:
-    """
-    A .pt file that would run code is refused, and nothing of it runs.
-    """
-    path, made = tmp_path / "sae.pt", tmp_path / "made"
-    content = {"W_enc": _Evil(made)}
-    if kind == "bare":
-        path.write_bytes(pickle.dumps(content))
-    else:
-        torch = pytest.importorskip("torch", reason="pip install torch")
-        torch.save(content, path)
-
-    assert_refused(path, "expected")
-    assert not made.exists()
-
-
-def test_a_torch_file_without_torch_says_what_to_install(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """
-    Where torch is not installed, the line names it.
-    """
-    path = tmp_path / "sae.pt"
-    npz(path, {"archive/data.pkl": b""})
-    monkeypatch.setitem(sys.modules, "torch", None)
-
-    assert_refused(path, "pip install torch")
-
-
-def test_an_unknown_value_of_a_torch_file_is_refused(tmp_path: Path) -> None:
-    """
-    What stands beside the tensors may change their meaning, too.
-    """
-    path, _ = FILES["goodfire"].write(tmp_path / "sae")
-    torch = pytest.importorskip("torch", reason="pip install torch")
-    torch.save(torch.load(path, weights_only=True) | {"tied": True}, path)
-
-    assert_refused(path, "tied: expected no such value", **GIVEN)
-
-
-def test_a_packed_torch_file_is_refused(tmp_path: Path) -> None:
-    """
-    torch.save packs nothing: what is packed could grow without bound.
-    """
-    path = tmp_path / "sae.pt"
-    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
-        archive.writestr("archive/data.pkl", b"\0" * 100_000)
-
-    assert_refused(path, "expected stored members")
-
-
-def test_torch_weights_that_repeat_one_number_are_refused(tmp_path: Path) -> None:
-    """
-    A tensor that declares more than its storage holds is refused.
-    """
-    torch = pytest.importorskip("torch", reason="pip install torch")
-    path = tmp_path / "sae.pt"
-    torch.save({"W_enc": torch.zeros(1).expand(1 << 20, 1 << 20)}, path)
-
-    assert_refused(path, "W_enc: expected 4 bytes of numbers")
-
-
-def npz(path: Path, members: dict[str, bytes], how: int = zipfile.ZIP_STORED) -> None:
-    with zipfile.ZipFile(path, "w", how) as archive:
-        for name, content in members.items():
-            archive.writestr(name, content)
-
-
 def npy(array: Any, *, declared: str = "", allow_pickle: bool = False) -> bytes:
     buffer = io.BytesIO()
     np.save(buffer, array, allow_pickle=allow_pickle)
@@ -304,7 +216,7 @@ def test_an_npz_is_checked_before_it_is_read(tmp_path: Path) -> None:
     Pickles, lying shapes and bombs in a .npz are refused by their headers.
     """
     path, made = tmp_path / "params.npz", tmp_path / "made"
-    objects = np.array([_Evil(made)], dtype=object)
+    objects = np.array([Evil(made)], dtype=object)
     npz(path, {"W_enc.npy": npy(objects, allow_pickle=True)})
     assert_refused(path, "W_enc: expected", format="gemma_scope", **GIVEN)
     assert not made.exists()

@@ -1,14 +1,22 @@
 """What the record says of daemons that came and went, and of what is erased."""
 
+import signal
 import sqlite3
+import subprocess
+import sys
 import time
 from contextlib import closing
 from pathlib import Path
 
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+
+from service.daemon.audit.kept import Keeper
 from service.daemon.audit.opening import FILE_NAME
 from service.daemon.audit.reader import AuditReader
 from service.daemon.audit.records import Entries, View
 from service.daemon.audit.rows import GapRow, RequestDetail
+from service.daemon.audit.sealing import FILE_NAME as KEYS_NAME
+from service.daemon.audit.sealing import KEY_BYTES, pack
 from service.rpc.innerwatch.v1 import innerwatch_pb2 as pb
 from tests.monitor.builders import ENGINE as LIVE_ENGINE
 from tests.monitor.builders import Rows, loud, quiet
@@ -51,6 +59,44 @@ def test_retention_waits_for_no_reader(tmp_path: Path) -> None:
         assert 1 == store.retain(2000.0, 3000.0)
 
         assert time.monotonic() - began < 2.0
+
+
+_KILLED_IN_A_COMMIT = """
+import os, pathlib, signal, sys
+from service.daemon.audit.records import Entries
+from tests.service.recording import flag, open_store
+
+with open_store(pathlib.Path(sys.argv[1])) as store:
+    store.write(Entries(flags=[flag("r1")]), 1000.0)
+    store._connection.execute("PRAGMA cache_size = 1")
+    store._log.sign = lambda *_, **__: os.kill(os.getpid(), signal.SIGKILL)
+    store.write(Entries(flags=[flag("r2", tokens=range(10_000))]), 1001.0)
+"""
+
+
+def test_nothing_is_left_of_what_was_never_committed(tmp_path: Path) -> None:
+    """
+    Of a request in whose commit the daemon was killed no sealed byte is on disk after
+    the next start: its key is named by no row, so that no erasure would destroy it.
+    """
+    child = [sys.executable, "-c", _KILLED_IN_A_COMMIT, str(tmp_path)]
+    assert -signal.SIGKILL == subprocess.run(child, check=False).returncode
+    parts = Keeper("token_ids", b"").parts_of(flag("r2", tokens=range(10_000)))
+    key = (tmp_path / KEYS_NAME).read_bytes()[KEY_BYTES:]
+    sealed = AESGCM(key).encrypt(bytes(12), pack(parts), None)
+    assert is_found(sealed, tmp_path)
+
+    with open_store(tmp_path):
+        assert not is_found(sealed, tmp_path)
+        assert AuditReader(tmp_path).request(ENGINE, "r2") is None
+        assert kept(tmp_path, "r1").token_ids
+
+
+def is_found(sealed: bytes, folder: Path) -> bool:
+    """Whether any file in *folder* has a part of *sealed*."""
+    parts = [sealed[i : i + 32] for i in range(0, len(sealed), 997)]
+    files = [path.read_bytes() for path in folder.iterdir()]
+    return any(part in data for data in files for part in parts)
 
 
 def kept(folder: Path, request_id: str, engine: str = ENGINE) -> RequestDetail:

@@ -1,9 +1,11 @@
-"""What can not be served: a configuration in one line, an address as a page."""
+"""What is refused: a configuration in one line, an address or a form as a page."""
 
 import socket
+from collections.abc import Iterator
 
 import pytest
 
+from service.daemon.audit.pages import PageReader
 from service.daemon.audit.records import Entries
 from tests.service.builders import Place, RunningDaemon, assert_refused, innerwatch
 from tests.service.recording import flag, write
@@ -73,3 +75,51 @@ def test_a_page_that_is_fetched_again_keeps_the_name(where: Place) -> None:
         visitor = Visitor(daemon)
         assert visitor.get("/live").headers["Set-Cookie"]
         assert visitor.get("/live").headers["Set-Cookie"] is None
+
+
+@pytest.fixture
+def daemon(where: Place) -> Iterator[RunningDaemon]:
+    """One that serves the page of a record with one flag."""
+    write(where.folder / "audit", Entries(flags=[flag("r1")]))
+    where.configure(web="enabled = true\nport = 0")
+    with RunningDaemon(where) as running:
+        yield running
+
+
+def test_a_forged_form_changes_nothing(daemon: RunningDaemon) -> None:
+    """
+    Without this session's token, or from another site, a label is refused.
+    """
+    visitor = Visitor.named(daemon)
+    other = Visitor.named(daemon, "eve").token("/flags/1")
+    own = visitor.token("/flags/1")
+
+    assert 403 == visitor.post("/flags/1/label", "", label="false").status
+    assert 403 == visitor.post("/flags/1/label", other, label="false").status
+    visitor.headers["Sec-Fetch-Site"] = "cross-site"
+    assert 403 == visitor.post("/flags/1/label", own, label="false").status
+    del visitor.headers["Sec-Fetch-Site"]
+    assert 400 == visitor.post("/flags/1/label", own, label="perhaps").status
+    assert 400 == visitor.post("/flags/1/label", own, note="x" * 70000).status
+    assert 404 == visitor.post("/flags/99999/label", own, label="false").status
+    assert [] == PageReader(daemon.place.folder / "audit").labels(1)
+
+
+def test_another_name_for_this_address_is_refused(daemon: RunningDaemon) -> None:
+    """
+    A site that lets its own name mean 127.0.0.1 gets nothing.
+    """
+    visitor = Visitor.named(daemon)
+    assert 421 == visitor.get("/", Host="evil.example").status
+    assert 421 == visitor.get("/", Host="evil.example:80").status
+    assert 421 == visitor.get("/", Host="").status
+    assert 200 == visitor.get("/", Host="localhost:1").status
+
+
+def test_a_session_is_not_made_up(daemon: RunningDaemon) -> None:
+    """
+    A cookie that the daemon has not signed names nobody.
+    """
+    forged = Visitor(daemon, {"Cookie": "innerwatch=abc.YWRh.00"})
+
+    assert 303 == forged.get("/flags/1").status

@@ -18,6 +18,7 @@ from service.daemon.audit.leaves import (
     Value,
 )
 from service.daemon.audit.log import AuditLog
+from service.daemon.audit.opening import empty_journal
 from service.daemon.audit.schema import SCHEMA, UPGRADES, VERSION
 from service.daemon.audit.sealing import KeyFile
 
@@ -68,7 +69,7 @@ def scrub(connection: sqlite3.Connection) -> None:
     if row is None or row[0]:
         return
     connection.execute("VACUUM")
-    connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    empty_journal(connection)
     connection.execute("UPDATE log_state SET is_scrubbed = 1")
 
 

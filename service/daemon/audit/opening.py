@@ -91,15 +91,24 @@ def prepare(connection: Connection) -> None:
     connection.execute("PRAGMA secure_delete = ON")
 
 
-def truncate(connection: Connection) -> None:
+def empty_journal(connection: Connection) -> None:
     """
-    Leave nothing of what was deleted in the journal, unless somebody reads.
+    Leave nothing in the journal: of what was deleted, or was never committed.
+
+    Whoever reads is waited for, some seconds.
+    """
+    connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+
+
+def try_to_empty_journal(connection: Connection) -> None:
+    """
+    Do the same unless somebody reads.
 
     A reader (a verification reads for minutes) is not waited for: nothing is scored
     meanwhile. What it holds up is done by the next one, or a later checkpoint.
     """
     connection.execute("PRAGMA busy_timeout = 0")
-    connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    empty_journal(connection)
     connection.execute(f"PRAGMA busy_timeout = {_BUSY_MILLISECONDS}")
 
 

@@ -32,9 +32,10 @@ from service.daemon.audit.opening import (
     FILE_NAME,
     AuditError,
     connect,
+    empty_journal,
     take_lock,
     transaction,
-    truncate,
+    try_to_empty_journal,
 )
 from service.daemon.audit.records import ConfigChange, Entries, Event
 from service.daemon.audit.schema import VERSION
@@ -156,6 +157,9 @@ class AuditStore:
                 if version < VERSION:
                     migrate(connection, version, signer, keys, keeper)
                 scrub(connection)
+                # A daemon that was killed while it wrote leaves keys that no row
+                # names, which no erasure would reach. What they seal is in the journal.
+                empty_journal(connection)
                 connection.executescript(PAGE_INDEXES)
                 store = cls(
                     connection,
@@ -245,6 +249,7 @@ class AuditStore:
             self._tell(ERASE, detail_of(erasure), now)
             self._rows.erased.add(request_id)
             self._keys.destroy(slots)
+            try_to_empty_journal(self._connection)
         return len(slots)
 
     def retain(self, before: float, now: float) -> int:
@@ -262,7 +267,7 @@ class AuditStore:
             self._log.add(EVENTS, (RETENTION, "", detail_of(taken), float(now)))
             self._finish(now, is_last=True)
         self._keys.destroy(range(taken.slots_from, taken.slots_below))
-        truncate(self._connection)
+        try_to_empty_journal(self._connection)
         return taken.leaves_below - start
 
     def close(self) -> None:
