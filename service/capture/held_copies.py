@@ -19,23 +19,27 @@ def copy_blocks(target: NDArray[np.float32], source: NDArray[np.float32]) -> Non
         target: Contiguous, of shape (n_sites, n_rows, width).
         source: Contiguous, of the same or a larger shape.
     """
-    if not target.size:
-        return
     n_sites, n, width = target.shape
+    if target.size <= _N_ITEMS:
+        target[...] = source[:, :n, :width]
+        return
     _, max_rows, k_max = source.shape
-    n_items, n_bytes = n, 4 * width
-    if width == k_max:
-        n_items, n_bytes = 1, n * n_bytes
-    item = np.dtype((np.void, n_bytes))
+    n_items, n_bytes = (1, 4 * n * width) if width == k_max else (n, 4 * width)
+    shape, item = (n_sites, n_items), np.dtype(f"V{n_bytes}")
+    to = np.ndarray(shape, item, target)
+    of = np.ndarray(shape, item, source, 0, (4 * max_rows * k_max, 4 * k_max))
+    if to.size <= _N_ITEMS:
+        to[...] = of
+        return
     for site in range(n_sites):
-        start = 4 * site * max_rows * k_max
-        copy_items(
-            np.ndarray(n_items, item, target, n_bytes * n_items * site),
-            np.ndarray(n_items, item, source, start, (4 * k_max,)),
-        )
+        copy_items(to[site], of[site])
 
 
 def copy_items(target: NDArray[Any], source: NDArray[Any]) -> None:
     """Copy *source* to *target*, both of one axis and as long; types may differ."""
-    for start in range(0, len(target), _N_ITEMS):
+    n = len(target)
+    if n <= _N_ITEMS:
+        target[...] = source
+        return
+    for start in range(0, n, _N_ITEMS):
         target[start : start + _N_ITEMS] = source[start : start + _N_ITEMS]

@@ -1,7 +1,10 @@
 """Copies a step's rows out of the buffers before the next step overwrites them."""
 
+from typing import Any
+
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from service.capture.arena import Arena, Piece
 from service.capture.held_copies import copy_blocks, copy_items
@@ -28,6 +31,7 @@ class Snapshooter:
         # Views of the same memory: numpy takes a copy in a tenth of PyTorch's time.
         self._values = None if is_cuda else buffers.values.numpy()
         self._squared_norms = None if is_cuda else buffers.squared_norms.numpy()
+        self._ids, self._slots = _LastView(), _LastView()
 
     def reserve(self, n_rows: int, width: int) -> Piece | None:
         """Return memory for a step's rows, *width* values each; None without room."""
@@ -41,15 +45,15 @@ class Snapshooter:
         width: int,
     ) -> None:
         """
-        Copy the rows of *token_ids* and *slots* (n_rows,), *width* values each.
+        Copy *step*'s rows into its piece, *width* values each.
 
-        They go into *step*'s piece. On CUDA they are there when its *copied* is
-        complete.
+        With those of *token_ids* and *slots*, of shape (n_rows_expected,). On CUDA
+        they are there when *step.copied* is complete.
 
         Raises:
             ValueError: The piece is not for so many.
         """
-        piece, n, n_sites = step.piece, token_ids.shape[0], self._n_sites
+        piece, n, n_sites = step.piece, step.n_rows_expected, self._n_sites
         n_bytes = row_bytes(n_sites, width) * n
         if piece is None or n_bytes > piece.n_bytes:
             has = 0 if piece is None else piece.n_bytes
@@ -67,9 +71,9 @@ class Snapshooter:
             return
         copy_blocks(values, self._values)
         copy_blocks(norms[..., None], self._squared_norms[..., None])
-        copy_items(ids, token_ids.numpy())
+        copy_items(ids, self._ids.of(token_ids, n))
         if slots is not None:
-            copy_items(held, slots.numpy())
+            copy_items(held, self._slots.of(slots, n))
 
     def _copy_from_device(
         self,
@@ -104,6 +108,27 @@ class Snapshooter:
             copied = torch.cuda.Event()
             copied.record(self._stream)
         step.copied = copied
+
+
+class _LastView:
+    """
+    The first elements of a buffer that is the same in every step, as numpy has them.
+
+    Making the view anew takes longer than copying what is in it, and gives other
+    threads the interpreter.
+    """
+
+    def __init__(self) -> None:
+        self._view: NDArray[Any] = np.empty(0)
+        self._key: tuple[int, torch.dtype] | None = None
+
+    def of(self, tensor: torch.Tensor, n: int) -> NDArray[Any]:
+        """Return the *n* elements of *tensor*, which has one axis."""
+        # The view holds on to the memory: nothing else can come to lie there.
+        key = (tensor.data_ptr(), tensor.dtype)
+        if key != self._key or n > len(self._view):
+            self._key, self._view = key, tensor.numpy()
+        return self._view[:n]
 
 
 def row_bytes(n_sites: int, width: int) -> int:

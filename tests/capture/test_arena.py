@@ -1,4 +1,5 @@
 import resource
+from itertools import product
 
 import numpy as np
 import pytest
@@ -122,11 +123,29 @@ def test_a_snapshot_of_any_shape(n_rows: int, width: int) -> None:
     assert np.array_equal(np.arange(n_rows) + 1, np.asarray(step.slots))
 
 
+def test_token_ids_are_those_of_the_step() -> None:
+    """
+    Not those of the step before, though they lie in the same buffer, in a part of it,
+    in a longer part, or in another one of another type.
+    """
+    snapshooter = make_snapshooter(Arena(1 << 20, pin_memory=False), 50)
+    buffers = torch.zeros(50, dtype=torch.int32), torch.zeros(50, dtype=torch.int64)
+
+    for number, (n, memory) in enumerate(product((3, 5, 2, 5), buffers)):
+        memory.copy_(torch.arange(50) + number)
+        step = take_step(snapshooter, number, n)
+        snapshooter.take_into(step, memory[:n], memory[1 : n + 1], 2)
+        expected = np.arange(n) + number
+        assert np.array_equal(expected, np.asarray(step.token_ids)), number
+        assert np.array_equal(expected + 1, np.asarray(step.slots)), number
+
+
 def test_rows_that_were_not_reserved_go_nowhere() -> None:
     """A step with more rows than its piece is for would write over another's."""
     snapshooter = make_snapshooter(Arena(4096, pin_memory=False), 5)
     step = take_step(snapshooter, 1, 3)
 
+    step.n_rows_expected = 4
     with pytest.raises(ValueError, match=f"expected {3 * row_bytes(2, 2)} bytes"):
         snapshooter.take_into(step, torch.arange(4), None, 2)
 
