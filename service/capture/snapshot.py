@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from service.capture.arena import Arena, Piece
 from service.capture.held_copies import copy_blocks, copy_items
-from service.capture.step import Step
+from service.capture.step import Shape, Step, row_bytes
 from service.capture.tap import TapBuffers
 
 
@@ -28,10 +28,12 @@ class Snapshooter:
         self._n_sites = buffers.values.shape[0]
         is_cuda = buffers.values.is_cuda
         self._stream = torch.cuda.Stream() if is_cuda else None
-        # Views of the same memory: numpy takes a copy in a tenth of PyTorch's time.
+        self._memory = arena.array.data
         self._values = None if is_cuda else buffers.values.numpy()
-        self._squared_norms = None if is_cuda else buffers.squared_norms.numpy()
         self._ids, self._slots = _LastView(), _LastView()
+        # Bytes of each hook point: to copy some is cheaper than any array.
+        self._value_bytes = [] if is_cuda else _bytes_of(buffers.values)
+        self._norm_bytes = [] if is_cuda else _bytes_of(buffers.squared_norms)
 
     def reserve(self, n_rows: int, width: int) -> Piece | None:
         """Return memory for a step's rows, *width* values each; None without room."""
@@ -53,27 +55,35 @@ class Snapshooter:
         Raises:
             ValueError: The piece is not for so many.
         """
-        piece, n, n_sites = step.piece, step.n_rows_expected, self._n_sites
-        n_bytes = row_bytes(n_sites, width) * n
-        if piece is None or n_bytes > piece.n_bytes:
+        piece, n = step.piece, step.n_rows_expected
+        shape = Shape(self._n_sites, n, width, slots is not None)
+        if piece is None or shape.n_bytes > piece.n_bytes:
             has = 0 if piece is None else piece.n_bytes
-            raise ValueError(f"rows: expected {has} bytes of them, got {n_bytes}")
-        memory, at = self._arena.array, piece.start
-        step.values = values = np.ndarray((n_sites, n, width), np.float32, memory, at)
-        at += values.nbytes
-        step.squared_norms = norms = np.ndarray((n_sites, n), np.float32, memory, at)
-        at += norms.nbytes
-        step.token_ids = ids = np.ndarray(n, np.int32, memory, at)
-        held = np.ndarray(n, np.int32, memory, at + ids.nbytes)
-        step.slots = None if slots is None else held
-        if self._values is None or self._squared_norms is None:
+            raise ValueError(f"rows: expected {has} bytes of them, got {shape.n_bytes}")
+        step.shape = shape
+        if self._values is None:
             self._copy_from_device(step, piece, token_ids, slots)
             return
-        copy_blocks(values, self._values)
-        copy_blocks(norms[..., None], self._squared_norms[..., None])
-        copy_items(ids, self._ids.of(token_ids, n))
+        at = piece.start
+        if width == self._values.shape[2]:
+            at = self._copy_bytes(at, self._value_bytes, 4 * n * width)
+        else:
+            values = piece.array(0, (self._n_sites, n, width), np.float32)
+            copy_blocks(values, self._values)
+            at += values.nbytes
+        at = self._copy_bytes(at, self._norm_bytes, 4 * n)
+        self._copy_ids(at, self._ids.of(token_ids, n))
         if slots is not None:
-            copy_items(held, self._slots.of(slots, n))
+            self._copy_ids(at + 4 * n, self._slots.of(slots, n))
+
+    def _copy_bytes(self, at: int, sources: list[memoryview], n_bytes: int) -> int:
+        for source in sources:
+            self._memory[at : at + n_bytes] = source[:n_bytes]
+            at += n_bytes
+        return at
+
+    def _copy_ids(self, at: int, ids: NDArray[Any]) -> None:
+        copy_items(np.ndarray(len(ids), np.int32, self._arena.array, at), ids)
 
     def _copy_from_device(
         self,
@@ -83,7 +93,8 @@ class Snapshooter:
         slots: torch.Tensor | None,
     ) -> None:
         assert self._stream is not None
-        n, width = step.n_rows, 0 if step.values is None else step.values.shape[2]
+        assert step.shape is not None
+        _, n, width, _ = step.shape
         # On the main stream, so that the next step, queued behind, cannot overwrite
         # what the side stream still reads.
         copies = [
@@ -131,6 +142,6 @@ class _LastView:
         return self._view[:n]
 
 
-def row_bytes(n_sites: int, width: int) -> int:
-    """Values and squared norms a hook point, a token id and a KV slot."""
-    return 4 * (n_sites * (width + 1) + 2)
+def _bytes_of(buffer: torch.Tensor) -> list[memoryview]:
+    """Return the memory of each hook point; *buffer* is of shape (n_sites, ...)."""
+    return [site.data.cast("B") for site in buffer.numpy()]

@@ -1,6 +1,6 @@
 """Kill the daemon again and again in traffic: is anything called scanned that was not?
 
-usage: python -m tests.bench.killed [--kills 200] [--seconds 1.5]
+usage: python -m tests.bench.killed [--kills 200] [--seconds 1.5] [--clients 6]
 
 A real vLLM server with the plugin, clients that keep it busy, and a daemon that gets
 SIGKILL so often, each time some time after it saw the engine again. When the last one
@@ -34,7 +34,6 @@ from tests.e2e.bundles import HOOK_POINTS, make_bundle
 from tests.e2e.daemons import Daemon
 from tests.e2e.engines import ORGANISM
 
-_CLIENTS = 6
 _PATIENCE_SECONDS = 120.0
 _BACKLOG_SECONDS = 600.0
 _ARGUMENTS = [
@@ -51,6 +50,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--kills", type=int, default=200)
     parser.add_argument("--seconds", type=float, default=1.5, help="from connected on")
+    parser.add_argument("--clients", type=int, default=6)
     args = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="innerwatch-") as name:
         folder = Path(name)
@@ -68,7 +68,7 @@ def main() -> int:
         with server:
             server.wait_until_ready()
             try:
-                n_tokens = kill_in_traffic(daemon, server, args.kills, args.seconds)
+                n_tokens = kill_in_traffic(daemon, server, args)
                 wait_for_record(daemon, n_tokens)
                 status = daemon.wait_for(lambda s: s.n_live_requests == 0, 60)
             except BaseException:
@@ -79,21 +79,21 @@ def main() -> int:
 
 
 def kill_in_traffic(
-    daemon: Daemon, server: VLLMServer, n_kills: int, seconds: float
+    daemon: Daemon, server: VLLMServer, args: argparse.Namespace
 ) -> dict[str, int]:
     """Return how many tokens passed through the layers, by the client's request id."""
     n_tokens: dict[str, int] = {}
     is_over = threading.Event()
     rng = np.random.default_rng(0)
-    with ThreadPoolExecutor(_CLIENTS) as pool:
+    with ThreadPoolExecutor(args.clients) as pool:
         clients = [
             pool.submit(keep_busy, server, f"client{i}", i, n_tokens, is_over)
-            for i in range(_CLIENTS)
+            for i in range(args.clients)
         ]
         try:
-            for kill in range(n_kills):
+            for kill in range(args.kills):
                 wait_until_seeing(daemon)
-                time.sleep(seconds * rng.uniform(0.2, 1.8))
+                time.sleep(args.seconds * rng.uniform(0.2, 1.8))
                 daemon.signal(signal.SIGKILL)
                 daemon.start()
                 if kill % 20 == 19:

@@ -107,7 +107,9 @@ class Engine:
         self._digest = bank().digest
         self._n_rows, self._n_each = n_rows, n_rows // n_requests
         self._names = tuple(f"chatcmpl-{i:032x}-{i:08x}" for i in range(n_requests))
+        # As vLLM's buffers have them.
         self._token_ids = torch.zeros(n_rows, dtype=torch.int32)
+        self._slots = torch.zeros(n_rows, dtype=torch.int64)
         self._facts = tuple(RequestFacts(n_prompt_tokens=1) for _ in self._names)
         self._step = 0
 
@@ -136,7 +138,7 @@ class Engine:
         if step.piece is None:
             self.outbox.lose(step, pb.LOSS_REASON_BUFFER_FULL)
             return
-        self._snapshooter.take_into(step, rows.token_ids, self._token_ids, WIDTH)
+        self._snapshooter.take_into(step, rows.token_ids, self._slots, WIDTH)
         self.outbox.put(step, pb.LOSS_REASON_BUFFER_FULL)
 
     def _wait(self, seconds: float) -> None:

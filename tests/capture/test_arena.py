@@ -13,8 +13,8 @@ from service.capture.arena import Arena, Piece
 from service.capture.outbox import Outbox
 from service.capture.requests import RequestFacts
 from service.capture.rows import Rows
-from service.capture.snapshot import Snapshooter, row_bytes
-from service.capture.step import Step
+from service.capture.snapshot import Snapshooter
+from service.capture.step import Step, row_bytes
 from service.capture.tap import TapBuffers
 from service.rpc.innerwatch.v1 import innerwatch_pb2 as pb
 
@@ -90,6 +90,7 @@ def take_step(
     )
     step.piece = snapshooter.reserve(n_rows, width)
     snapshooter.take_into(step, token_ids, token_ids + 1, width)
+    step.unpack()
     return step
 
 
@@ -135,6 +136,7 @@ def test_token_ids_are_those_of_the_step() -> None:
         memory.copy_(torch.arange(50) + number)
         step = take_step(snapshooter, number, n)
         snapshooter.take_into(step, memory[:n], memory[1 : n + 1], 2)
+        step.unpack()
         expected = np.arange(n) + number
         assert np.array_equal(expected, np.asarray(step.token_ids)), number
         assert np.array_equal(expected + 1, np.asarray(step.slots)), number

@@ -3,7 +3,8 @@
 # database ever held the key. A slot is used once, so the nonce may be constant.
 #
 # Keys are synced before the transaction whose records they seal is committed: a record
-# without its key cannot be, a key without its record is harmless.
+# without its key cannot be. A key without its record is harmless once the journal has
+# been emptied, as each start does.
 """Seals what is kept of a request's tokens, each record with a key of its own."""
 
 import os
