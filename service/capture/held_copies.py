@@ -13,19 +13,20 @@ _N_ITEMS = 500
 
 def copy_blocks(target: NDArray[np.float32], source: NDArray[np.float32]) -> None:
     """
-    Copy each site's first rows, and of each the first values.
+    Copy each hook point's first rows, and of each the first values.
+
+    Where all values of a row are copied the bytes are in one piece, and need no array.
 
     Args:
         target: Contiguous, of shape (n_sites, n_rows, width).
-        source: Contiguous, of the same or a larger shape.
+        source: Contiguous, of a larger shape.
     """
     n_sites, n, width = target.shape
     if target.size <= _N_ITEMS:
         target[...] = source[:, :n, :width]
         return
     _, max_rows, k_max = source.shape
-    n_items, n_bytes = (1, 4 * n * width) if width == k_max else (n, 4 * width)
-    shape, item = (n_sites, n_items), np.dtype(f"V{n_bytes}")
+    shape, item = (n_sites, n), np.dtype(f"V{4 * width}")
     to = np.ndarray(shape, item, target)
     of = np.ndarray(shape, item, source, 0, (4 * max_rows * k_max, 4 * k_max))
     if to.size <= _N_ITEMS:

@@ -53,7 +53,7 @@ class Snapshooter:
         they are there when *step.copied* is complete.
 
         Raises:
-            ValueError: The piece is not for so many.
+            ValueError: The piece is not for so many, or there are fewer ids.
         """
         piece, n = step.piece, step.n_rows_expected
         shape = Shape(self._n_sites, n, width, slots is not None)
@@ -72,9 +72,9 @@ class Snapshooter:
             copy_blocks(values, self._values)
             at += values.nbytes
         at = self._copy_bytes(at, self._norm_bytes, 4 * n)
-        self._copy_ids(at, self._ids.of(token_ids, n))
+        self._copy_ids(at, n, self._ids.of(token_ids, n))
         if slots is not None:
-            self._copy_ids(at + 4 * n, self._slots.of(slots, n))
+            self._copy_ids(at + 4 * n, n, self._slots.of(slots, n))
 
     def _copy_bytes(self, at: int, sources: list[memoryview], n_bytes: int) -> int:
         for source in sources:
@@ -82,8 +82,9 @@ class Snapshooter:
             at += n_bytes
         return at
 
-    def _copy_ids(self, at: int, ids: NDArray[Any]) -> None:
-        copy_items(np.ndarray(len(ids), np.int32, self._arena.array, at), ids)
+    def _copy_ids(self, at: int, n: int, ids: NDArray[Any]) -> None:
+        _expect(n, len(ids))
+        copy_items(np.ndarray(n, np.int32, self._arena.array, at), ids)
 
     def _copy_from_device(
         self,
@@ -95,6 +96,9 @@ class Snapshooter:
         assert self._stream is not None
         assert step.shape is not None
         _, n, width, _ = step.shape
+        for ids in (token_ids, slots):
+            if ids is not None:
+                _expect(n, ids.shape[0])
         # On the main stream, so that the next step, queued behind, cannot overwrite
         # what the side stream still reads.
         copies = [
@@ -140,6 +144,11 @@ class _LastView:
         if key != self._key or n > len(self._view):
             self._key, self._view = key, tensor.numpy()
         return self._view[:n]
+
+
+def _expect(n_rows: int, n_ids: int) -> None:
+    if n_ids != n_rows:
+        raise ValueError(f"rows: expected {n_rows} token ids or slots, got {n_ids}")
 
 
 def _bytes_of(buffer: torch.Tensor) -> list[memoryview]:

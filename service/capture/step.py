@@ -28,24 +28,24 @@ class Shape(NamedTuple):
 
     @property
     def n_bytes(self) -> int:
-        """Values and squared norms a hook point, a token id and a KV slot."""
+        """What all of them take."""
         return row_bytes(self.n_sites, self.width) * self.n_rows
 
 
 def row_bytes(n_sites: int, width: int) -> int:
-    """Return what a row takes."""
+    """Bytes of a row: *width* values and a squared norm a site, a token id, a slot."""
     return 4 * (n_sites * (width + 1) + 2)
 
 
 @dataclass(slots=True, kw_only=True, eq=False)
 class Step:
     """
-    One step as captured. The engine's thread fills it in; once put it does not change.
+    One step as captured. The engine's thread fills it in, and leaves it alone once put.
 
     Its rows are in *piece*, as *shape* says; on CUDA they are complete once *copied*
-    is. `unpack` makes arrays of them: *values*, float32 of shape (n_sites, n_rows,
-    width), *squared_norms* (n_sites, n_rows), *token_ids* and *slots*, int32 (n_rows,).
-    They are None when the step was lost or had no rows.
+    is. *shape* is None when the step was lost or had no rows. `unpack` makes arrays of
+    them: *values*, float32 of shape (n_sites, n_rows, width), *squared_norms*
+    (n_sites, n_rows), *token_ids* and *slots*, int32 (n_rows,). They are None before.
 
     *facts* are of each request, in row order. *n_positions* are of
     the finished whose last step had drafts. A lost step that would have travelled in
@@ -102,8 +102,9 @@ class Step:
         """
         Whether the taps wrote every row, and of its request; once *copied* is complete.
 
-        To be asked after the step was made a message, which finds out the second.
+        To be asked after the step was made a message: neither is known before.
         """
+        assert self.shape is None or self.values is not None
         norms = self.squared_norms
         return norms is None or not bool((norms < 0).any())
 

@@ -1,7 +1,7 @@
 """How long one push takes on the engine's thread, whatever becomes of the daemon.
 
 usage: OMP_NUM_THREADS=1 python -m tests.bench.push [--pushes 2000] [--interval-ms 5]
-           [--spin] [--nice N] [--ways ring grpc] [--states healthy stopped ...]
+           [--spin] [--ways ring grpc] [--states healthy stopped ...]
 
 A push is what `CaptureWorker.after_step` does once the rows are known: copy them out of
 the taps' buffers, describe the step, and put it into the outbox. What carries it, into
@@ -14,8 +14,8 @@ two hook points of 64 columns; 16 rows of 16 requests (8 KiB), and 512 rows of 1
 full (RLIMIT_FSIZE, of which it dies); or 100 times slower (SIGCONT for 1 ms in 100).
 
 Between pushes the thread sleeps, and finds cold caches; with --spin it multiplies small
-matrices. With --nice the daemon yields its core to the sender's threads. On a machine
-with other work `chrt -f 20` in front keeps that from counting.
+matrices, as an engine computes. On a machine with other work `chrt -f 20` in front
+keeps that from counting.
 """
 
 import argparse
@@ -59,7 +59,7 @@ class Times:
     """
     Of one push, in seconds: by the clock, and of the thread's processor time.
 
-    On a machine that others use too only the second says what a push takes.
+    Where the first is much longer the thread was put off, or waited.
     """
 
     p50: float
@@ -215,14 +215,11 @@ def measure(
     interval_seconds: float,
     cores: tuple[int, int] | None = None,
     is_spinning: bool = False,
-    niceness: int = 0,
 ) -> Times:
     """Start a daemon and an engine, bring the daemon into *state*, and push."""
     with place() as where, RunningDaemon(where) as daemon:
         if cores is not None:
             os.sched_setaffinity(daemon.process.pid, {cores[1]})
-        for entry in Path(f"/proc/{daemon.process.pid}/task").iterdir():
-            os.setpriority(os.PRIO_PROCESS, int(entry.name), niceness)
         engine = Engine(where.address, way, *shape, is_spinning=is_spinning)
         engine.sender.start()
         eventually(lambda: engine.sender.is_connected, "connected")
@@ -248,7 +245,6 @@ def main() -> None:
     parser.add_argument("--pushes", type=int, default=2000)
     parser.add_argument("--interval-ms", type=float, default=5.0)
     parser.add_argument("--spin", action="store_true", help="compute, do not sleep")
-    parser.add_argument("--nice", type=int, default=0, help="of the daemon")
     parser.add_argument("--ways", nargs="+", choices=WAYS, default=WAYS)
     parser.add_argument("--states", nargs="+", choices=STATES, default=STATES)
     parser.add_argument("--cores", type=int, nargs=2, default=(0, 1))
@@ -269,7 +265,6 @@ def main() -> None:
                     args.interval_ms / 1e3,
                     cores,
                     args.spin,
-                    args.nice,
                 )
                 print(
                     f"{way:<7} {n_rows * N_SITES * WIDTH * 4 // 1024:>4} "

@@ -75,6 +75,18 @@ def take_step(
 ) -> Step:
     """Return a step of one request with its rows copied."""
     token_ids = torch.arange(n_rows) + number
+    return take(snapshooter, number, token_ids, token_ids + 1, width)
+
+
+def take(
+    snapshooter: Snapshooter,
+    number: int,
+    token_ids: torch.Tensor,
+    slots: torch.Tensor,
+    width: int = 2,
+) -> Step:
+    """Return a step of one request with these token ids and slots copied."""
+    n_rows = len(token_ids)
     step = Step(
         step=number,
         bank_digest="digest",
@@ -89,7 +101,7 @@ def take_step(
         facts=(RequestFacts(n_prompt_tokens=n_rows),),
     )
     step.piece = snapshooter.reserve(n_rows, width)
-    snapshooter.take_into(step, token_ids, token_ids + 1, width)
+    snapshooter.take_into(step, token_ids, slots, width)
     step.unpack()
     return step
 
@@ -130,16 +142,24 @@ def test_token_ids_are_those_of_the_step() -> None:
     in a longer part, or in another one of another type.
     """
     snapshooter = make_snapshooter(Arena(1 << 20, pin_memory=False), 50)
-    buffers = torch.zeros(50, dtype=torch.int32), torch.zeros(50, dtype=torch.int64)
+    memory = torch.zeros(50, dtype=torch.int64)
+    # The third lies where the first does.
+    buffers = memory, torch.zeros(50, dtype=torch.int64), memory.view(torch.int32)
 
-    for number, (n, memory) in enumerate(product((3, 5, 2, 5), buffers)):
-        memory.copy_(torch.arange(50) + number)
-        step = take_step(snapshooter, number, n)
-        snapshooter.take_into(step, memory[:n], memory[1 : n + 1], 2)
-        step.unpack()
+    for number, (buffer, n) in enumerate(product(buffers * 2, (3, 5, 2, 5))):
+        buffer.copy_(torch.arange(len(buffer)) + number)
+        step = take(snapshooter, number, buffer[:n], buffer[1 : n + 1])
         expected = np.arange(n) + number
         assert np.array_equal(expected, np.asarray(step.token_ids)), number
         assert np.array_equal(expected + 1, np.asarray(step.slots)), number
+
+
+def test_fewer_slots_than_rows_are_none() -> None:
+    """A step says nothing of slots that are not there: they would be another step's."""
+    snapshooter = make_snapshooter(Arena(4096, pin_memory=False), 5)
+
+    with pytest.raises(ValueError, match="expected 4 token ids or slots, got 3"):
+        take(snapshooter, 1, torch.arange(4), torch.arange(3))
 
 
 def test_rows_that_were_not_reserved_go_nowhere() -> None:

@@ -74,22 +74,46 @@ with open_store(pathlib.Path(sys.argv[1])) as store:
 """
 
 
+def killed_in_a_commit(folder: Path) -> bytes:
+    """Kill a daemon that writes of r2; return what it would have sealed."""
+    child = [sys.executable, "-c", _KILLED_IN_A_COMMIT, str(folder)]
+    assert -signal.SIGKILL == subprocess.run(child, check=False).returncode
+    parts = Keeper("token_ids", b"").parts_of(flag("r2", tokens=range(10_000)))
+    key = (folder / KEYS_NAME).read_bytes()[KEY_BYTES:]
+    sealed = AESGCM(key).encrypt(bytes(12), pack(parts), None)
+    assert is_found(sealed, folder)
+    return sealed
+
+
 def test_nothing_is_left_of_what_was_never_committed(tmp_path: Path) -> None:
     """
     Of a request in whose commit the daemon was killed no sealed byte is on disk after
     the next start: its key is named by no row, so that no erasure would destroy it.
     """
-    child = [sys.executable, "-c", _KILLED_IN_A_COMMIT, str(tmp_path)]
-    assert -signal.SIGKILL == subprocess.run(child, check=False).returncode
-    parts = Keeper("token_ids", b"").parts_of(flag("r2", tokens=range(10_000)))
-    key = (tmp_path / KEYS_NAME).read_bytes()[KEY_BYTES:]
-    sealed = AESGCM(key).encrypt(bytes(12), pack(parts), None)
-    assert is_found(sealed, tmp_path)
+    sealed = killed_in_a_commit(tmp_path)
 
     with open_store(tmp_path):
         assert not is_found(sealed, tmp_path)
         assert AuditReader(tmp_path).request(ENGINE, "r2") is None
         assert kept(tmp_path, "r1").token_ids
+
+
+def test_what_a_reader_holds_up_is_done_later(tmp_path: Path) -> None:
+    """
+    A start does not wait for a verification that outlived the daemon before; what was
+    never committed is gone soon after that has ended.
+    """
+    sealed = killed_in_a_commit(tmp_path)
+    with closing(sqlite3.connect(tmp_path / FILE_NAME, isolation_level=None)) as reader:
+        reader.execute("BEGIN")
+        reader.execute("SELECT count(*) FROM flags").fetchone()
+        began = time.monotonic()
+        with open_store(tmp_path) as store:
+            assert time.monotonic() - began < 2.0
+            assert is_found(sealed, tmp_path)
+            reader.execute("COMMIT")
+            store.touch(1002.0)
+            assert not is_found(sealed, tmp_path)
 
 
 def is_found(sealed: bytes, folder: Path) -> bool:

@@ -7,11 +7,27 @@ import pytest
 
 from service.daemon.audit.pages import PageReader
 from service.daemon.audit.records import Entries
-from tests.service.builders import Place, RunningDaemon, assert_refused, innerwatch
+from tests.service.builders import (
+    Place,
+    RunningDaemon,
+    assert_refused,
+    innerwatch,
+    place,
+)
 from tests.service.recording import flag, write
 from tests.web.visitor import Visitor
 
 pytest.importorskip("uvicorn")
+
+
+@pytest.fixture(scope="module")
+def daemon() -> Iterator[RunningDaemon]:
+    """One that serves the page of a record with one flag."""
+    with place() as where:
+        write(where.folder / "audit", Entries(flags=[flag("r1")]))
+        where.configure(web="enabled = true\nport = 0")
+        with RunningDaemon(where) as running:
+            yield running
 
 
 @pytest.mark.parametrize("command", ["serve", "check"])
@@ -75,15 +91,6 @@ def test_a_page_that_is_fetched_again_keeps_the_name(where: Place) -> None:
         visitor = Visitor(daemon)
         assert visitor.get("/live").headers["Set-Cookie"]
         assert visitor.get("/live").headers["Set-Cookie"] is None
-
-
-@pytest.fixture
-def daemon(where: Place) -> Iterator[RunningDaemon]:
-    """One that serves the page of a record with one flag."""
-    write(where.folder / "audit", Entries(flags=[flag("r1")]))
-    where.configure(web="enabled = true\nport = 0")
-    with RunningDaemon(where) as running:
-        yield running
 
 
 def test_a_forged_form_changes_nothing(daemon: RunningDaemon) -> None:

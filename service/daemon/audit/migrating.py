@@ -69,8 +69,8 @@ def scrub(connection: sqlite3.Connection) -> None:
     if row is None or row[0]:
         return
     connection.execute("VACUUM")
-    empty_journal(connection)
-    connection.execute("UPDATE log_state SET is_scrubbed = 1")
+    if empty_journal(connection):
+        connection.execute("UPDATE log_state SET is_scrubbed = 1")
 
 
 def _copy(

@@ -91,25 +91,20 @@ def prepare(connection: Connection) -> None:
     connection.execute("PRAGMA secure_delete = ON")
 
 
-def empty_journal(connection: Connection) -> None:
+def empty_journal(connection: Connection) -> bool:
     """
     Leave nothing in the journal: of what was deleted, or was never committed.
 
-    Whoever reads is waited for, some seconds.
-    """
-    connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
-
-
-def try_to_empty_journal(connection: Connection) -> None:
-    """
-    Do the same unless somebody reads.
-
     A reader (a verification reads for minutes) is not waited for: nothing is scored
-    meanwhile. What it holds up is done by the next one, or a later checkpoint.
+    meanwhile.
+
+    Returns:
+        Whether it is empty; False while somebody reads what is in it.
     """
     connection.execute("PRAGMA busy_timeout = 0")
-    empty_journal(connection)
+    row = connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
     connection.execute(f"PRAGMA busy_timeout = {_BUSY_MILLISECONDS}")
+    return row is not None and row[0] == 0
 
 
 @contextmanager

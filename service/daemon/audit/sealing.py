@@ -4,7 +4,7 @@
 #
 # Keys are synced before the transaction whose records they seal is committed: a record
 # without its key cannot be. A key without its record is harmless once the journal has
-# been emptied, as each start does.
+# been emptied: see `AuditStore`.
 """Seals what is kept of a request's tokens, each record with a key of its own."""
 
 import os

@@ -35,7 +35,6 @@ from service.daemon.audit.opening import (
     empty_journal,
     take_lock,
     transaction,
-    try_to_empty_journal,
 )
 from service.daemon.audit.records import ConfigChange, Entries, Event
 from service.daemon.audit.schema import VERSION
@@ -122,6 +121,9 @@ class AuditStore:
         self._has_begun = False
         self._done = ExitStack()
         finish(connection, keys)
+        # A daemon that was killed while it wrote leaves keys that no row names, which
+        # no erasure would reach. What they seal is in the journal.
+        self._is_journal_clean = empty_journal(connection)
 
     @classmethod
     def open(
@@ -157,9 +159,6 @@ class AuditStore:
                 if version < VERSION:
                     migrate(connection, version, signer, keys, keeper)
                 scrub(connection)
-                # A daemon that was killed while it wrote leaves keys that no row
-                # names, which no erasure would reach. What they seal is in the journal.
-                empty_journal(connection)
                 connection.executescript(PAGE_INDEXES)
                 store = cls(
                     connection,
@@ -229,6 +228,8 @@ class AuditStore:
         """Record that the daemon still runs."""
         with transaction(self._connection):
             self._touch(now)
+        if not self._is_journal_clean:
+            self._is_journal_clean = empty_journal(self._connection)
 
     def erase(
         self, request_id: str, now: float, *, by: str = "", is_running: bool = False
@@ -249,7 +250,6 @@ class AuditStore:
             self._tell(ERASE, detail_of(erasure), now)
             self._rows.erased.add(request_id)
             self._keys.destroy(slots)
-            try_to_empty_journal(self._connection)
         return len(slots)
 
     def retain(self, before: float, now: float) -> int:
@@ -267,7 +267,7 @@ class AuditStore:
             self._log.add(EVENTS, (RETENTION, "", detail_of(taken), float(now)))
             self._finish(now, is_last=True)
         self._keys.destroy(range(taken.slots_from, taken.slots_below))
-        try_to_empty_journal(self._connection)
+        empty_journal(self._connection)
         return taken.leaves_below - start
 
     def close(self) -> None:
