@@ -128,10 +128,10 @@ def swap(daemon: Daemon) -> list[str]:
     wait(20)
     detectors(daemon, "load", str(folder / "three"))
     # While requests that began under the set before still run, it would be refused.
-    daemon.wait_for(lambda s: all(d.state != "retiring" for d in s.detectors.sets), 90)
+    daemon.wait_for(lambda s: all(d.state != "retiring" for d in s.detectors.sets), 30)
     detectors(daemon, "promote", "three:1", "--wait")
     wait(20)
-    daemon.wait_for(lambda s: all(d.state != "retiring" for d in s.detectors.sets), 90)
+    daemon.wait_for(lambda s: all(d.state != "retiring" for d in s.detectors.sets), 30)
     detectors(daemon, "promote", "two:1", "--wait")
     wait(20)
     return ["one:1", "two:1", "one:1", "three:1", "two:1"]

@@ -134,7 +134,7 @@ def innerwatch(*arguments: str) -> "subprocess.CompletedProcess[str]":
         cwd=ROOT,
         capture_output=True,
         text=True,
-        timeout=4 * _PATIENCE_SECONDS,
+        timeout=_PATIENCE_SECONDS,
         check=False,
     )
 
