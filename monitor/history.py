@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 _NOBODY = -1
-# Above it a look-up, which reads the whole ring, would take milliseconds.
+# Above it a look-up of a request that began long ago would take milliseconds.
 _MAX_TOKENS = 1 << 20
 
 
@@ -66,6 +66,11 @@ class TokenHistory:
         self._token_ids = np.zeros(n_tokens, dtype=np.int32)
         self._n_written = 0
 
+    @property
+    def next_number(self) -> int:
+        """What the next token that is written is numbered."""
+        return self._n_written
+
     def write(
         self,
         owners: NDArray[np.int64],
@@ -100,14 +105,24 @@ class TokenHistory:
         self._n_written = first + len(owners)
         return first
 
-    def of(self, owner: int, n_tokens: int) -> RequestHistory:
-        """Return what is kept of the first *n_tokens* of a request."""
-        rows = np.flatnonzero(self._owners == owner)
+    def of(self, owner: int, n_tokens: int, since: int = 0) -> RequestHistory:
+        """
+        Return what is kept of the first *n_tokens* of a request.
+
+        None of its tokens has a number below *since*: what is older is not read.
+        """
+        capacity = len(self._owners)
+        n = min(self._n_written - since, capacity)
+        place = (self._n_written - n) % capacity
+        n_to_end = min(n, capacity - place)
+        to_end = np.flatnonzero(self._owners[place : place + n_to_end] == owner)
+        on = np.flatnonzero(self._owners[: n - n_to_end] == owner)
+        rows = np.concatenate([to_end + place, on])
         positions = self._positions[rows].astype(np.int64)
         is_known = positions < n_tokens
         rows, positions = rows[is_known], positions[is_known]
         token_ids = np.full(n_tokens, -1, dtype=np.int32)
         token_ids[positions] = self._token_ids[rows]
         last = self._n_written - 1
-        numbers = last - (last - rows) % len(self._owners)
+        numbers = last - (last - rows) % capacity
         return RequestHistory(positions, self._scores[rows], token_ids, numbers)

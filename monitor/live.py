@@ -19,6 +19,9 @@ class LiveRequest:
 
         number: No other request has it.
 
+        since: The token that was numbered so, or those after it, are its first; see
+            `TokenHistory`.
+
         next_position: Every position below it was scored, lost, or counted in an
             earlier life of the request; none above it was seen.
 
@@ -38,6 +41,7 @@ class LiveRequest:
 
     slot: int
     number: int
+    since: int = 0
     next_position: int = 0
     n_prompt_tokens: int = 0
     last_step: int = 0

@@ -22,8 +22,7 @@ from probes.calibration import Calibration, Peaks
 from probes.contributions import (
     Contribution,
     contributions_of,
-    hook_points_of,
-    is_one_part,
+    only_hook_point,
     top,
 )
 from probes.detector import Detector
@@ -48,6 +47,7 @@ class Watch:
         self._bank = bank
         self._bundle_digest = bundle_digest
         self._detectors = tuple(detectors)
+        self._only_hook_points = [only_hook_point(d) for d in self._detectors]
         self._scorer = Scorer(bank, self._detectors)
         self._peaks = Peaks(self._detectors, calibration)
         self._history = TokenHistory(len(self._detectors), max_history_bytes)
@@ -63,7 +63,8 @@ class Watch:
     def begin(self) -> LiveRequest:
         """Return a request of which nothing was seen."""
         number = next(self._numbers) & _LARGEST_NUMBER
-        return LiveRequest(slot=self._peaks.take(), number=number)
+        since = self._history.next_number
+        return LiveRequest(slot=self._peaks.take(), number=number, since=since)
 
     def give_back(self, live: LiveRequest) -> None:
         """Forget *live*, and say nothing of it."""
@@ -134,7 +135,7 @@ class Watch:
         names = [d.name for d in self._detectors]
         history = NO_HISTORY
         if live.flagged:
-            history = self._history.of(live.number, live.next_position)
+            history = self._history_of(live)
         return flags, summarize(
             key,
             live,
@@ -157,7 +158,7 @@ class Watch:
         ]
         if not new:
             return []
-        history = self._history.of(live.number, live.next_position)
+        history = self._history_of(live)
         flags = []
         for index in new:
             detector = self._detectors[index]
@@ -179,21 +180,24 @@ class Watch:
                 scores=scores,
                 token_ids=history.token_ids,
                 adapter=live.adapter,
-                contributions=self._contributions(detector, history, position, scores),
+                contributions=self._contributions(index, history, position, scores),
             )
             flags.append(flag)
         return flags
 
+    def _history_of(self, live: LiveRequest) -> RequestHistory:
+        return self._history.of(live.number, live.next_position, live.since)
+
     def _contributions(
         self,
-        detector: Detector,
+        index: int,
         history: RequestHistory,
         position: int,
         scores: Float32,
     ) -> tuple[Contribution, ...]:
-        """What the parts of *detector* said at *position* of a request."""
-        if is_one_part(detector):
-            (hook_point,) = hook_points_of(detector)
+        """What the parts of a detector said at *position* of a request."""
+        detector, hook_point = self._detectors[index], self._only_hook_points[index]
+        if hook_point is not None:
             score = float(scores[position])
             return () if isnan(score) else top({hook_point: score})
         found = self._recent.find(history.number_at(position))

@@ -53,14 +53,12 @@ class Contributing(Detector, Protocol):
         ...
 
 
-def hook_points_of(detector: Detector) -> tuple[str, ...]:
-    """Where *detector* reads, each hook point once, in its order."""
-    return tuple(dict.fromkeys(p.hook_point for p in detector.projections))
-
-
-def is_one_part(detector: Detector) -> bool:
-    """Whether nothing can be said but that one hook point said it all."""
-    return len(hook_points_of(detector)) == 1 and not isinstance(detector, Contributing)
+def only_hook_point(detector: Detector) -> str | None:
+    """The one hook point that said it all; None if several, or known parts, did."""
+    hook_points = {p.hook_point for p in detector.projections}
+    if len(hook_points) != 1 or isinstance(detector, Contributing):
+        return None
+    return hook_points.pop()
 
 
 def contributions_of(
@@ -73,10 +71,10 @@ def contributions_of(
     """
     if isinstance(detector, Contributing):
         return detector.contributions(columns, activations)
-    if not is_one_part(detector):
+    hook_point = only_hook_point(detector)
+    if hook_point is None:
         return {}
     evidence = evidence_of(detector, columns, activations)
-    (hook_point,) = hook_points_of(detector)
     return {hook_point: float(detector.aggregator.token_scores(evidence)[0])}
 
 

@@ -38,8 +38,13 @@ class Daemon:
     def start(self) -> None:
         """Start it, without waiting."""
         with (self.folder / "daemon.log").open("ab") as log:
+            # As under systemd. Linux shares processors between sessions first: beside
+            # the engine's session, this daemon and all that started it would be one.
             self.process = subprocess.Popen(
-                serve_command(self.folder / "monitor.toml"), stdout=log, stderr=log
+                serve_command(self.folder / "monitor.toml"),
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
             )
 
     def signal(self, number: signal.Signals) -> None:

@@ -174,6 +174,28 @@ class TestHistory:
         assert [2.0, 4.0] == scores[np.isfinite(scores)].tolist()
         assert [3] == ring.of(8, 6).positions.tolist()
 
+    @pytest.mark.parametrize("n_tokens", [5, 16, 23, 41])
+    def test_what_is_older_than_a_request_is_not_read(self, n_tokens: int) -> None:
+        """
+        However often the ring went round, a look-up finds what is kept of a request,
+        in order, and nothing from before the token that it says is its first.
+        """
+        ring = TokenHistory(n_detectors=1, max_bytes=16 * 16)
+        for i in range(n_tokens):
+            one = np.array([i])
+            scores = np.full((1, 1), i, np.float32)
+            assert i == ring.next_number
+            ring.write(np.array([i % 3]), one, scores, one.astype(np.int32))
+
+        kept = range(max(0, n_tokens - 16), n_tokens)
+        for since in range(n_tokens):
+            for owner in range(3):
+                found = ring.of(owner, n_tokens, since)
+                expected = [i for i in kept if i >= since and i % 3 == owner]
+                assert expected == found.positions.tolist()
+                assert expected == found.numbers.tolist()
+                assert expected == found.scores[:, 0].tolist()
+
     def test_a_step_larger_than_the_ring_keeps_its_end(self) -> None:
         """
         Of a step with more tokens than there is room for, the last ones are kept.

@@ -29,6 +29,7 @@ from tests.service.builders import (
     json_of,
     place,
 )
+from tests.service.swapping import record
 
 
 class TestState:
@@ -202,6 +203,26 @@ class TestCrash:
                 gaps = 'innerwatch_gaps_total{reason="not_received"}'
                 assert 1 == daemon.metric(gaps)
                 assert any("did not stop" in line for line in daemon.log)
+
+    def test_an_end_is_recorded_once(self) -> None:
+        """
+        A request whose last step comes again, because the daemon was killed before it
+        acknowledged it, stands in the record as what it was: scanned.
+        """
+        last = batch(Rows("a", 3, quiet(2)), step=2, finished=("a",))
+        with place() as where:
+            with RunningDaemon(where) as daemon, Client(where.address) as client:
+                client.hello()
+                client.ask(batch(Rows("a", 0, quiet(3)), step=1))
+                client.ask(last)
+                daemon.stop(signal.SIGKILL)
+            with RunningDaemon(where), Client(where.address) as client:
+                client.hello()
+                client.ask(last)
+
+                rows = record(where, "requests")
+                found = [(row["verdict"], row["n_tokens_scored"]) for row in rows]
+                assert [("scanned", 5)] == found
 
     def test_sigterm_is_a_clean_stop(self) -> None:
         """

@@ -82,6 +82,10 @@ class AuditLog:
         """How many leaves there are, with those that are not yet written."""
         return self._range.size + len(self._added)
 
+    def next_row(self, table: Table) -> int:
+        """Return the id that the next row of *table* gets."""
+        return self._next[table.name]
+
     def add(self, table: Table, values: Sequence[Value]) -> int:
         """Add a row of *values* behind its id, which is returned."""
         row_id = self._next[table.name]

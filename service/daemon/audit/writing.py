@@ -20,11 +20,8 @@ from service.daemon.audit.leaves import (
 )
 from service.daemon.audit.log import AuditLog, Connection
 from service.daemon.audit.records import Entries, Label
+from service.daemon.audit.repeats import Repeats
 from service.daemon.audit.sealing import KeyFile, Sealed
-
-_KNOWN = "SELECT request_id, engine, detector FROM flags WHERE request_id IN ({marks})"
-_N_ASKED = 256
-"""Requests that one statement looks for."""
 
 
 class RowMaker:
@@ -51,7 +48,7 @@ class RowMaker:
         bundle_digest: str,
         erased: Iterable[str] = (),
     ) -> None:
-        self._connection = connection
+        self._repeats = Repeats(connection, log.next_row(REQUESTS))
         self._log = log
         self._keys = keys
         self._keeper = keeper
@@ -60,10 +57,11 @@ class RowMaker:
         self.erased = set(erased)
 
     def add(self, entries: Entries, now: float) -> None:
-        """Add every one of *entries*, but flags that are in the record already."""
+        """Add every one of *entries*, but flags and ends that are in the record."""
         now = float(now)
-        self._add_flags(entries.flags, now)
-        for summary in entries.summaries:
+        for flag in self._repeats.new_flags(entries.flags):
+            self._add_flag(flag, now)
+        for summary in self._repeats.new_summaries(entries.summaries):
             self._add_summary(summary, now)
         for gap, detail in entries.gaps:
             self._log.add(GAPS, _gap_values(gap, detail, now))
@@ -84,44 +82,26 @@ class RowMaker:
                 (change.key, change.before, change.after, change.who, now),
             )
 
-    def _add_flags(self, flags: list[Flag], now: float) -> None:
-        seen = self._known({flag.request_id for flag in flags})
-        for flag in flags:
-            name = (flag.request_id, flag.engine, flag.detector)
-            if name in seen:
-                continue
-            seen.add(name)
-            sealed = self._sealed(flag.request_id, self._keeper.parts_of(flag))
-            self._log.add(
-                FLAGS,
-                (
-                    flag.engine,
-                    flag.request_id,
-                    flag.detector,
-                    real(flag.score),
-                    real(flag.threshold),
-                    flag.position,
-                    flag.bank_digest,
-                    flag.bundle_digest or self._bundle_digest,
-                    self._model,
-                    flag.adapter,
-                    now,
-                    sealed.slot,
-                    sealed.payload,
-                ),
-            )
-
-    def _known(self, request_ids: set[str]) -> set[tuple[Value, ...]]:
-        """Request, engine and detector of the flags of these requests in the record."""
-        known: set[tuple[Value, ...]] = set()
-        ids = sorted(request_ids)
-        for start in range(0, len(ids), _N_ASKED):
-            some = ids[start : start + _N_ASKED]
-            query = _KNOWN.format(marks=", ".join("?" * len(some)))
-            cursor = self._connection.execute(query, some)
-            while (row := cursor.fetchone()) is not None:
-                known.add(tuple(row))
-        return known
+    def _add_flag(self, flag: Flag, now: float) -> None:
+        sealed = self._sealed(flag.request_id, self._keeper.parts_of(flag))
+        self._log.add(
+            FLAGS,
+            (
+                flag.engine,
+                flag.request_id,
+                flag.detector,
+                real(flag.score),
+                real(flag.threshold),
+                flag.position,
+                flag.bank_digest,
+                flag.bundle_digest or self._bundle_digest,
+                self._model,
+                flag.adapter,
+                now,
+                sealed.slot,
+                sealed.payload,
+            ),
+        )
 
     def _add_summary(self, summary: RequestSummary, now: float) -> None:
         parts = self._keeper.parts(summary.scores, summary.token_ids)
