@@ -4,6 +4,8 @@ A daemon that is gone must not cost the engine page faults, nor pinning, nor fin
 an incident that the host has no memory left.
 """
 
+from typing import Any
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -62,21 +64,22 @@ class Piece:
     Some bytes of an arena, which counts *n_held* for them.
 
     Attributes:
-        array: The arena, uint8 of shape (its size,).
-
-        tensor: The same memory, for a device to copy into.
-
-        start: Where the piece begins in them.
+        start: Where it begins in the arena.
 
         n_bytes: How long it is.
     """
 
-    __slots__ = ("_arena", "_n_held", "array", "n_bytes", "start", "tensor")
+    __slots__ = ("_arena", "_n_held", "n_bytes", "start")
 
     def __init__(self, arena: Arena, start: int, n_bytes: int, n_held: int) -> None:
         self._arena, self._n_held = arena, n_held
-        self.array, self.tensor = arena.array, arena.tensor
         self.start, self.n_bytes = start, n_bytes
+
+    def array(
+        self, start: int, shape: tuple[int, ...], dtype: type[np.generic]
+    ) -> NDArray[Any]:
+        """Return the piece's memory from its byte *start* on as an array."""
+        return np.ndarray(shape, dtype, self._arena.array, self.start + start)
 
     def give_back(self) -> None:
         """Let the arena have it again: nobody reads or writes it any more."""

@@ -31,6 +31,7 @@ def describe_batch(
     """
     if step.copied is not None:
         step.copied.synchronize()
+    step.unpack()
     message.step = step.step
     message.bank_digest = step.bank_digest
     message.preempted.extend(map(short_id, step.preempted))

@@ -1,10 +1,14 @@
 """Copies a step's rows out of the buffers before the next step overwrites them."""
 
+from typing import Any
+
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from service.capture.arena import Arena, Piece
-from service.capture.step import Step
+from service.capture.held_copies import copy_blocks, copy_items
+from service.capture.step import Shape, Step, row_bytes
 from service.capture.tap import TapBuffers
 
 
@@ -24,9 +28,12 @@ class Snapshooter:
         self._n_sites = buffers.values.shape[0]
         is_cuda = buffers.values.is_cuda
         self._stream = torch.cuda.Stream() if is_cuda else None
-        # Views of the same memory: numpy takes a copy in a tenth of PyTorch's time.
+        self._memory = arena.array.data
         self._values = None if is_cuda else buffers.values.numpy()
-        self._squared_norms = None if is_cuda else buffers.squared_norms.numpy()
+        self._ids, self._slots = _LastView(), _LastView()
+        # Bytes of each hook point: to copy some is cheaper than any array.
+        self._value_bytes = [] if is_cuda else _bytes_of(buffers.values)
+        self._norm_bytes = [] if is_cuda else _bytes_of(buffers.squared_norms)
 
     def reserve(self, n_rows: int, width: int) -> Piece | None:
         """Return memory for a step's rows, *width* values each; None without room."""
@@ -40,35 +47,44 @@ class Snapshooter:
         width: int,
     ) -> None:
         """
-        Copy the rows of *token_ids* and *slots* (n_rows,), *width* values each.
+        Copy *step*'s rows into its piece, *width* values each.
 
-        They go into *step*'s piece. On CUDA they are there when its *copied* is
-        complete.
+        With those of *token_ids* and *slots*, of shape (n_rows_expected,). On CUDA
+        they are there when *step.copied* is complete.
 
         Raises:
-            ValueError: The piece is not for so many.
+            ValueError: The piece is not for so many, or there are fewer ids.
         """
-        piece, n, n_sites = step.piece, token_ids.shape[0], self._n_sites
-        n_bytes = row_bytes(n_sites, width) * n
-        if piece is None or n_bytes > piece.n_bytes:
+        piece, n = step.piece, step.n_rows_expected
+        shape = Shape(self._n_sites, n, width, slots is not None)
+        if piece is None or shape.n_bytes > piece.n_bytes:
             has = 0 if piece is None else piece.n_bytes
-            raise ValueError(f"rows: expected {has} bytes of them, got {n_bytes}")
-        memory, at = piece.array, piece.start
-        step.values = values = np.ndarray((n_sites, n, width), np.float32, memory, at)
-        at += values.nbytes
-        step.squared_norms = norms = np.ndarray((n_sites, n), np.float32, memory, at)
-        at += norms.nbytes
-        step.token_ids = ids = np.ndarray(n, np.int32, memory, at)
-        held = np.ndarray(n, np.int32, memory, at + ids.nbytes)
-        step.slots = None if slots is None else held
-        if self._values is None or self._squared_norms is None:
+            raise ValueError(f"rows: expected {has} bytes of them, got {shape.n_bytes}")
+        step.shape = shape
+        if self._values is None:
             self._copy_from_device(step, piece, token_ids, slots)
             return
-        values[...] = self._values[:, :n, :width]
-        norms[...] = self._squared_norms[:, :n]
-        ids[...] = token_ids.numpy()
+        at = piece.start
+        if width == self._values.shape[2]:
+            at = self._copy_bytes(at, self._value_bytes, 4 * n * width)
+        else:
+            values = piece.array(0, (self._n_sites, n, width), np.float32)
+            copy_blocks(values, self._values)
+            at += values.nbytes
+        at = self._copy_bytes(at, self._norm_bytes, 4 * n)
+        self._copy_ids(at, n, self._ids.of(token_ids, n))
         if slots is not None:
-            held[...] = slots.numpy()
+            self._copy_ids(at + 4 * n, n, self._slots.of(slots, n))
+
+    def _copy_bytes(self, at: int, sources: list[memoryview], n_bytes: int) -> int:
+        for source in sources:
+            self._memory[at : at + n_bytes] = source[:n_bytes]
+            at += n_bytes
+        return at
+
+    def _copy_ids(self, at: int, n: int, ids: NDArray[Any]) -> None:
+        _expect(n, len(ids))
+        copy_items(np.ndarray(n, np.int32, self._arena.array, at), ids)
 
     def _copy_from_device(
         self,
@@ -78,7 +94,11 @@ class Snapshooter:
         slots: torch.Tensor | None,
     ) -> None:
         assert self._stream is not None
-        n, width = step.n_rows, 0 if step.values is None else step.values.shape[2]
+        assert step.shape is not None
+        _, n, width, _ = step.shape
+        for ids in (token_ids, slots):
+            if ids is not None:
+                _expect(n, ids.shape[0])
         # On the main stream, so that the next step, queued behind, cannot overwrite
         # what the side stream still reads.
         copies = [
@@ -96,7 +116,7 @@ class Snapshooter:
         at = piece.start
         with torch.cuda.stream(self._stream):
             for tensor in copies:
-                host = piece.tensor[at : at + tensor.nbytes].view(tensor.dtype)
+                host = self._arena.tensor[at : at + tensor.nbytes].view(tensor.dtype)
                 host.view(tensor.shape).copy_(tensor, non_blocking=True)
                 tensor.record_stream(self._stream)
                 at += tensor.nbytes
@@ -105,6 +125,32 @@ class Snapshooter:
         step.copied = copied
 
 
-def row_bytes(n_sites: int, width: int) -> int:
-    """Values and squared norms a hook point, a token id and a KV slot."""
-    return 4 * (n_sites * (width + 1) + 2)
+class _LastView:
+    """
+    The first elements of a buffer that is the same in every step, as numpy has them.
+
+    Making the view anew takes longer than copying what is in it, and gives other
+    threads the interpreter.
+    """
+
+    def __init__(self) -> None:
+        self._view: NDArray[Any] = np.empty(0)
+        self._key: tuple[int, torch.dtype] | None = None
+
+    def of(self, tensor: torch.Tensor, n: int) -> NDArray[Any]:
+        """Return the *n* elements of *tensor*, which has one axis."""
+        # The view holds on to the memory: nothing else can come to lie there.
+        key = (tensor.data_ptr(), tensor.dtype)
+        if key != self._key or n > len(self._view):
+            self._key, self._view = key, tensor.numpy()
+        return self._view[:n]
+
+
+def _expect(n_rows: int, n_ids: int) -> None:
+    if n_ids != n_rows:
+        raise ValueError(f"rows: expected {n_rows} token ids or slots, got {n_ids}")
+
+
+def _bytes_of(buffer: torch.Tensor) -> list[memoryview]:
+    """Return the memory of each hook point; *buffer* is of shape (n_sites, ...)."""
+    return [site.data.cast("B") for site in buffer.numpy()]

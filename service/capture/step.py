@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -17,15 +18,36 @@ def overhead(n_requests: int) -> int:
     return 1024 + 48 * n_requests
 
 
+class Shape(NamedTuple):
+    """Of the rows that lie in a piece: see `Step.unpack`."""
+
+    n_sites: int
+    n_rows: int
+    width: int
+    has_slots: bool
+
+    @property
+    def n_bytes(self) -> int:
+        """What all of them take."""
+        return row_bytes(self.n_sites, self.width) * self.n_rows
+
+
+def row_bytes(n_sites: int, width: int) -> int:
+    """Bytes of a row: *width* values and a squared norm a site, a token id, a slot."""
+    return 4 * (n_sites * (width + 1) + 2)
+
+
 @dataclass(slots=True, kw_only=True, eq=False)
 class Step:
     """
-    One step as captured. The engine's thread fills it in; once put it does not change.
+    One step as captured. The engine's thread fills it in, and leaves it alone once put.
 
-    *values* is float32 of shape (n_sites, n_rows, width), *squared_norms*
-    (n_sites, n_rows), *token_ids* and *slots* int32 (n_rows,), all in *piece*; on CUDA
-    they are complete once *copied* is. They are None when the step was lost or had no
-    rows. *facts* are of each request, in row order. *n_positions* are of
+    Its rows are in *piece*, as *shape* says; on CUDA they are complete once *copied*
+    is. *shape* is None when the step was lost or had no rows. `unpack` makes arrays of
+    them: *values*, float32 of shape (n_sites, n_rows, width), *squared_norms*
+    (n_sites, n_rows), *token_ids* and *slots*, int32 (n_rows,). They are None before.
+
+    *facts* are of each request, in row order. *n_positions* are of
     the finished whose last step had drafts. A lost step that would have travelled in
     parts stands for *n_steps*, of which *step* is the last.
     """
@@ -44,6 +66,7 @@ class Step:
     weights_generation: int = 0
     copied: torch.cuda.Event | None = None
     piece: Piece | None = None
+    shape: Shape | None = None
     finished: tuple[str, ...] = ()
     n_positions: Mapping[str, int] = field(default_factory=dict)
     preempted: tuple[str, ...] = ()
@@ -52,25 +75,36 @@ class Step:
     def n_bytes(self) -> int:
         """Memory the step holds, with an allowance for its small parts."""
         n_bytes = overhead(len(self.facts))
-        if self.values is not None:
-            assert self.squared_norms is not None
-            assert self.token_ids is not None
-            n_bytes += self.values.nbytes + self.squared_norms.nbytes
-            n_bytes += 2 * self.token_ids.nbytes  # And the slots.
-        return n_bytes
+        return n_bytes if self.shape is None else n_bytes + self.shape.n_bytes
 
     @property
     def n_rows(self) -> int:
         """Rows that are held."""
-        return 0 if self.token_ids is None else len(self.token_ids)
+        return 0 if self.shape is None else self.shape.n_rows
+
+    def unpack(self) -> None:
+        """Make arrays of the rows: not on the engine's thread if it can be helped."""
+        if self.shape is None or self.values is not None:
+            return
+        assert self.piece is not None
+        n_sites, n, width, has_slots = self.shape
+        at = 0
+        self.values = self.piece.array(at, (n_sites, n, width), np.float32)
+        at += self.values.nbytes
+        self.squared_norms = self.piece.array(at, (n_sites, n), np.float32)
+        at += self.squared_norms.nbytes
+        self.token_ids = self.piece.array(at, (n,), np.int32)
+        at += self.token_ids.nbytes
+        self.slots = self.piece.array(at, (n,), np.int32) if has_slots else None
 
     @property
     def is_written(self) -> bool:
         """
         Whether the taps wrote every row, and of its request; once *copied* is complete.
 
-        To be asked after the step was made a message, which finds out the second.
+        To be asked after the step was made a message: neither is known before.
         """
+        assert self.shape is None or self.values is not None
         norms = self.squared_norms
         return norms is None or not bool((norms < 0).any())
 
@@ -83,7 +117,9 @@ class Step:
         if self.n_rows <= max_rows:
             yield self
             return
+        self.unpack()
         assert self.rows is not None
+        assert self.shape is not None
         assert self.values is not None
         assert self.squared_norms is not None
         assert self.token_ids is not None
@@ -103,6 +139,7 @@ class Step:
                 finished=() if part else self.finished,
                 preempted=() if part else self.preempted,
                 piece=self.piece if stop == self.n_rows else None,
+                shape=self.shape._replace(n_rows=stop - start),
             )
 
     def spans(self) -> Iterator[tuple[str, int, int]]:

@@ -28,9 +28,9 @@ from service.capture.requests import Requests
 from service.capture.rows import Rows, block_size_of, read_rows, scheduled_rows
 from service.capture.sender import Sender
 from service.capture.settings import KEY, CaptureError, CaptureSettings, layer_of
-from service.capture.snapshot import Snapshooter, row_bytes
+from service.capture.snapshot import Snapshooter
 from service.capture.stages import Stage, shared_engine_id, this_stage
-from service.capture.step import Step, overhead
+from service.capture.step import Step, overhead, row_bytes
 from service.capture.tap import TapBuffers, use_kernels
 from service.capture.tap_points import choose_tap_point
 from service.capture.unsupported import check_supported

@@ -1,4 +1,5 @@
 import resource
+from itertools import product
 
 import numpy as np
 import pytest
@@ -12,17 +13,17 @@ from service.capture.arena import Arena, Piece
 from service.capture.outbox import Outbox
 from service.capture.requests import RequestFacts
 from service.capture.rows import Rows
-from service.capture.snapshot import Snapshooter, row_bytes
-from service.capture.step import Step
+from service.capture.snapshot import Snapshooter
+from service.capture.step import Step, row_bytes
 from service.capture.tap import TapBuffers
 from service.rpc.innerwatch.v1 import innerwatch_pb2 as pb
 
 SIZE = 1024
 
 
-def bytes_of(piece: Piece) -> NDArray[np.uint8]:
+def bytes_of(arena: Arena, piece: Piece) -> NDArray[np.uint8]:
     """The piece's own."""
-    return piece.array[piece.start : piece.start + piece.n_bytes]
+    return arena.array[piece.start : piece.start + piece.n_bytes]
 
 
 class Pieces(RuleBasedStateMachine):
@@ -41,7 +42,7 @@ class Pieces(RuleBasedStateMachine):
             assert self.out or n_bytes > SIZE, "it is empty, and has no room"
             return
         self.n_taken += 1
-        bytes_of(piece)[:] = self.n_taken % 251
+        bytes_of(self.arena, piece)[:] = self.n_taken % 251
         self.out.append((piece, self.n_taken % 251))
 
     @precondition(lambda self: self.out)
@@ -52,7 +53,7 @@ class Pieces(RuleBasedStateMachine):
     @invariant()
     def nobody_wrote_into_anothers(self) -> None:
         for piece, mark in self.out:
-            assert (bytes_of(piece) == mark).all()
+            assert (bytes_of(self.arena, piece) == mark).all()
 
 
 TestPieces = Pieces.TestCase
@@ -69,9 +70,23 @@ def make_snapshooter(arena: Arena, n_rows: int) -> Snapshooter:
     return Snapshooter(buffers, arena)
 
 
-def take_step(snapshooter: Snapshooter, number: int, n_rows: int) -> Step:
+def take_step(
+    snapshooter: Snapshooter, number: int, n_rows: int, width: int = 2
+) -> Step:
     """Return a step of one request with its rows copied."""
     token_ids = torch.arange(n_rows) + number
+    return take(snapshooter, number, token_ids, token_ids + 1, width)
+
+
+def take(
+    snapshooter: Snapshooter,
+    number: int,
+    token_ids: torch.Tensor,
+    slots: torch.Tensor,
+    width: int = 2,
+) -> Step:
+    """Return a step of one request with these token ids and slots copied."""
+    n_rows = len(token_ids)
     step = Step(
         step=number,
         bank_digest="digest",
@@ -85,8 +100,9 @@ def take_step(snapshooter: Snapshooter, number: int, n_rows: int) -> Step:
         ),
         facts=(RequestFacts(n_prompt_tokens=n_rows),),
     )
-    step.piece = snapshooter.reserve(n_rows, 2)
-    snapshooter.take_into(step, token_ids, token_ids + 1, 2)
+    step.piece = snapshooter.reserve(n_rows, width)
+    snapshooter.take_into(step, token_ids, slots, width)
+    step.unpack()
     return step
 
 
@@ -105,11 +121,53 @@ def test_a_snapshot_is_what_the_taps_wrote() -> None:
     assert [4, 5, 6, 7] == np.asarray(step.slots).tolist()
 
 
+@pytest.mark.parametrize("width", [0, 1, 2, 3])
+@pytest.mark.parametrize("n_rows", [0, 1, 499, 500, 501, 1200])
+def test_a_snapshot_of_any_shape(n_rows: int, width: int) -> None:
+    """Whether all columns are in use or some, a row or many: the first of each."""
+    snapshooter = make_snapshooter(Arena(1 << 20, pin_memory=False), 1200)
+
+    step = take_step(snapshooter, 0, n_rows, width)
+
+    every = np.arange(2 * 1200 * 3, dtype=np.float32).reshape(2, 1200, 3)
+    assert np.array_equal(every[:, :n_rows, :width], np.asarray(step.values))
+    assert np.array_equal(np.full((2, n_rows), 7.0), np.asarray(step.squared_norms))
+    assert np.array_equal(np.arange(n_rows), np.asarray(step.token_ids))
+    assert np.array_equal(np.arange(n_rows) + 1, np.asarray(step.slots))
+
+
+def test_token_ids_are_those_of_the_step() -> None:
+    """
+    Not those of the step before, though they lie in the same buffer, in a part of it,
+    in a longer part, or in another one of another type.
+    """
+    snapshooter = make_snapshooter(Arena(1 << 20, pin_memory=False), 50)
+    memory = torch.zeros(50, dtype=torch.int64)
+    # The third lies where the first does.
+    buffers = memory, torch.zeros(50, dtype=torch.int64), memory.view(torch.int32)
+
+    for number, (buffer, n) in enumerate(product(buffers * 2, (3, 5, 2, 5))):
+        buffer.copy_(torch.arange(len(buffer)) + number)
+        step = take(snapshooter, number, buffer[:n], buffer[1 : n + 1])
+        expected = np.arange(n) + number
+        assert np.array_equal(expected, np.asarray(step.token_ids)), number
+        assert np.array_equal(expected + 1, np.asarray(step.slots)), number
+
+
+def test_fewer_slots_than_rows_are_none() -> None:
+    """A step says nothing of slots that are not there: they would be another step's."""
+    snapshooter = make_snapshooter(Arena(4096, pin_memory=False), 5)
+
+    with pytest.raises(ValueError, match="expected 4 token ids or slots, got 3"):
+        take(snapshooter, 1, torch.arange(4), torch.arange(3))
+
+
 def test_rows_that_were_not_reserved_go_nowhere() -> None:
     """A step with more rows than its piece is for would write over another's."""
     snapshooter = make_snapshooter(Arena(4096, pin_memory=False), 5)
     step = take_step(snapshooter, 1, 3)
 
+    step.n_rows_expected = 4
     with pytest.raises(ValueError, match=f"expected {3 * row_bytes(2, 2)} bytes"):
         snapshooter.take_into(step, torch.arange(4), None, 2)
 
@@ -141,7 +199,7 @@ def test_a_daemon_that_is_gone_costs_no_page_faults() -> None:
     n_before = resource.getrusage(resource.RUSAGE_THREAD).ru_minflt
     n_pieces = 0
     while (piece := arena.take(len(row))) is not None:
-        bytes_of(piece)[:] = row
+        bytes_of(arena, piece)[:] = row
         n_pieces += 1
     n_faults = resource.getrusage(resource.RUSAGE_THREAD).ru_minflt - n_before
     assert n_pieces == 256

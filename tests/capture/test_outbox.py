@@ -12,7 +12,7 @@ from service.capture.messages import fill_batch, gap_message
 from service.capture.outbox import Loss, Outbox
 from service.capture.requests import RequestFacts
 from service.capture.rows import Rows
-from service.capture.step import Step
+from service.capture.step import Shape, Step
 from service.capture.tap import NOT_WRITTEN
 from service.rpc.innerwatch.v1 import innerwatch_pb2 as pb
 from service.wire import batch_from_proto, gap_from_proto, layout_of
@@ -35,6 +35,7 @@ def make_step(number: int, first: int = 0, n_rows: int = 3, width: int = 2) -> S
             token_ids=torch.arange(n_rows),
         ),
         facts=(RequestFacts(n_prompt_tokens=n_rows),),
+        shape=Shape(1, n_rows, width, has_slots=False),
         values=np.arange(n_rows * width, dtype=np.float32).reshape(1, -1, width),
         squared_norms=np.ones((1, n_rows), dtype=np.float32),
         token_ids=np.arange(n_rows, dtype=np.int32),
@@ -134,6 +135,7 @@ def test_ends_without_rows_take_bounded_memory() -> None:
             n_rows_expected=0,
             rows=None,
             facts=(),
+            shape=None,
             values=None,
             squared_norms=None,
             token_ids=None,
@@ -167,6 +169,7 @@ def test_a_step_too_large_for_a_message_travels_in_parts() -> None:
             RequestFacts(n_cached=cached, n_prompt_tokens=n)
             for cached, n in ((0, 9), (0, 5), (2, 6))
         ),
+        shape=Shape(1, 8, 1, has_slots=False),
         values=np.arange(8, dtype=np.float32).reshape(1, 8, 1),
         squared_norms=np.ones((1, 8), dtype=np.float32),
         token_ids=np.arange(8, dtype=np.int32),

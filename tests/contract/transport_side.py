@@ -21,7 +21,7 @@ from service.capture.requests import RequestFacts
 from service.capture.rows import Rows
 from service.capture.sender import Sender
 from service.capture.settings import Transport
-from service.capture.step import Step
+from service.capture.step import Shape, Step
 from service.config import IngestConfig
 from service.daemon.audit.store import AuditStore
 from service.daemon.capture_rpc import CaptureRPC
@@ -183,6 +183,7 @@ def step(number: int, width: int = WIDTH) -> Step:
             token_ids=torch.arange(N_ROWS),
         ),
         facts=(RequestFacts(n_prompt_tokens=1),),
+        shape=Shape(2, N_ROWS, width, has_slots=False),
         values=np.zeros((2, N_ROWS, width), dtype=np.float32),
         squared_norms=np.ones((2, N_ROWS), dtype=np.float32),
         token_ids=np.arange(N_ROWS, dtype=np.int32),
