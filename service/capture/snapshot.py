@@ -1,13 +1,10 @@
 """Copies a step's rows out of the buffers before the next step overwrites them."""
 
-from typing import Any
-
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from service.capture.arena import Arena, Piece
-from service.capture.held_copies import copy_blocks, copy_items
+from service.capture.held_copies import copy_blocks
 from service.capture.step import Shape, Step, row_bytes
 from service.capture.tap import TapBuffers
 
@@ -30,7 +27,7 @@ class Snapshooter:
         self._stream = torch.cuda.Stream() if is_cuda else None
         self._memory = arena.array.data
         self._values = None if is_cuda else buffers.values.numpy()
-        self._ids, self._slots = _LastView(), _LastView()
+        self._ids, self._slots = _LastBytes(), _LastBytes()
         # Bytes of each hook point: to copy some is cheaper than any array.
         self._value_bytes = [] if is_cuda else _bytes_of(buffers.values)
         self._norm_bytes = [] if is_cuda else _bytes_of(buffers.squared_norms)
@@ -56,13 +53,15 @@ class Snapshooter:
             ValueError: The piece is not for so many, or there are fewer ids.
         """
         piece, n = step.piece, step.n_rows_expected
-        shape = Shape(self._n_sites, n, width, slots is not None)
-        if piece is None or shape.n_bytes > piece.n_bytes:
+        n_bytes = row_bytes(self._n_sites, width) * n
+        if piece is None or n_bytes > piece.n_bytes:
             has = 0 if piece is None else piece.n_bytes
-            raise ValueError(f"rows: expected {has} bytes of them, got {shape.n_bytes}")
-        step.shape = shape
+            raise ValueError(f"rows: expected {has} bytes of them, got {n_bytes}")
+        for ids in (token_ids, slots):
+            if ids is not None and ids.shape[0] != n:
+                raise ValueError(f"rows: expected {n} ids or slots, got {len(ids)}")
         if self._values is None:
-            self._copy_from_device(step, piece, token_ids, slots)
+            self._copy_from_device(step, piece, token_ids, slots, width)
             return
         at = piece.start
         if width == self._values.shape[2]:
@@ -72,9 +71,12 @@ class Snapshooter:
             copy_blocks(values, self._values)
             at += values.nbytes
         at = self._copy_bytes(at, self._norm_bytes, 4 * n)
-        self._copy_ids(at, n, self._ids.of(token_ids, n))
+        id_bytes, slot_bytes = token_ids.itemsize, 0
+        at = self._copy_bytes(at, [self._ids.of(token_ids)], id_bytes * n)
         if slots is not None:
-            self._copy_ids(at + 4 * n, n, self._slots.of(slots, n))
+            slot_bytes = slots.itemsize
+            self._copy_bytes(at, [self._slots.of(slots)], slot_bytes * n)
+        step.shape = Shape(self._n_sites, n, width, id_bytes, slot_bytes)
 
     def _copy_bytes(self, at: int, sources: list[memoryview], n_bytes: int) -> int:
         for source in sources:
@@ -82,23 +84,16 @@ class Snapshooter:
             at += n_bytes
         return at
 
-    def _copy_ids(self, at: int, n: int, ids: NDArray[Any]) -> None:
-        _expect(n, len(ids))
-        copy_items(np.ndarray(n, np.int32, self._arena.array, at), ids)
-
     def _copy_from_device(
         self,
         step: Step,
         piece: Piece,
         token_ids: torch.Tensor,
         slots: torch.Tensor | None,
+        width: int,
     ) -> None:
         assert self._stream is not None
-        assert step.shape is not None
-        _, n, width, _ = step.shape
-        for ids in (token_ids, slots):
-            if ids is not None:
-                _expect(n, ids.shape[0])
+        n = step.n_rows_expected
         # On the main stream, so that the next step, queued behind, cannot overwrite
         # what the side stream still reads.
         copies = [
@@ -122,33 +117,31 @@ class Snapshooter:
                 at += tensor.nbytes
             copied = torch.cuda.Event()
             copied.record(self._stream)
+        step.shape = Shape(self._n_sites, n, width, 4, 0 if slots is None else 4)
         step.copied = copied
 
 
-class _LastView:
+class _LastBytes:
     """
-    The first elements of a buffer that is the same in every step, as numpy has them.
+    The memory of a buffer that is the same in every step.
 
-    Making the view anew takes longer than copying what is in it, and gives other
-    threads the interpreter.
+    To ask PyTorch and numpy for it takes longer than copying what is in it, and gives
+    other threads the interpreter.
     """
 
     def __init__(self) -> None:
-        self._view: NDArray[Any] = np.empty(0)
-        self._key: tuple[int, torch.dtype] | None = None
+        self._memory = memoryview(b"")
+        self._start = -1
 
-    def of(self, tensor: torch.Tensor, n: int) -> NDArray[Any]:
-        """Return the *n* elements of *tensor*, which has one axis."""
-        # The view holds on to the memory: nothing else can come to lie there.
-        key = (tensor.data_ptr(), tensor.dtype)
-        if key != self._key or n > len(self._view):
-            self._key, self._view = key, tensor.numpy()
-        return self._view[:n]
-
-
-def _expect(n_rows: int, n_ids: int) -> None:
-    if n_ids != n_rows:
-        raise ValueError(f"rows: expected {n_rows} token ids or slots, got {n_ids}")
+    def of(self, tensor: torch.Tensor) -> memoryview:
+        """Return the bytes of *tensor*, which has one axis, and maybe more."""
+        if not tensor.is_contiguous():
+            return tensor.contiguous().numpy().data.cast("B")
+        # What is remembered holds on to the memory: nothing else comes to lie there.
+        start = tensor.data_ptr()
+        if start != self._start or tensor.nbytes > len(self._memory):
+            self._start, self._memory = start, tensor.numpy().data.cast("B")
+        return self._memory
 
 
 def _bytes_of(buffer: torch.Tensor) -> list[memoryview]:

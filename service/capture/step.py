@@ -18,23 +18,33 @@ def overhead(n_requests: int) -> int:
     return 1024 + 48 * n_requests
 
 
+_INTEGERS: Mapping[int, type[np.generic]] = {4: np.int32, 8: np.int64}
+
+
 class Shape(NamedTuple):
-    """Of the rows that lie in a piece: see `Step.unpack`."""
+    """Of the rows that lie in a piece; ids are of 4 bytes or 8, slots of 0 for none."""
 
     n_sites: int
     n_rows: int
     width: int
-    has_slots: bool
+    id_bytes: int
+    slot_bytes: int
 
     @property
     def n_bytes(self) -> int:
         """What all of them take."""
-        return row_bytes(self.n_sites, self.width) * self.n_rows
+        n_columns = self.n_sites * (self.width + 1)
+        return self.n_rows * (4 * n_columns + self.id_bytes + self.slot_bytes)
 
 
 def row_bytes(n_sites: int, width: int) -> int:
-    """Bytes of a row: *width* values and a squared norm a site, a token id, a slot."""
-    return 4 * (n_sites * (width + 1) + 2)
+    """
+    Bytes that are enough for a row.
+
+    For *width* values and a squared norm a site, a token id and a slot: these two as
+    the runner has them, of 4 bytes or of 8.
+    """
+    return 4 * n_sites * (width + 1) + 16
 
 
 @dataclass(slots=True, kw_only=True, eq=False)
@@ -87,15 +97,18 @@ class Step:
         if self.shape is None or self.values is not None:
             return
         assert self.piece is not None
-        n_sites, n, width, has_slots = self.shape
+        n_sites, n, width, id_bytes, slot_bytes = self.shape
         at = 0
         self.values = self.piece.array(at, (n_sites, n, width), np.float32)
         at += self.values.nbytes
         self.squared_norms = self.piece.array(at, (n_sites, n), np.float32)
         at += self.squared_norms.nbytes
-        self.token_ids = self.piece.array(at, (n,), np.int32)
-        at += self.token_ids.nbytes
-        self.slots = self.piece.array(at, (n,), np.int32) if has_slots else None
+        token_ids = self.piece.array(at, (n,), _INTEGERS[id_bytes])
+        self.token_ids = token_ids.astype(np.int32, copy=False)
+        at += token_ids.nbytes
+        if slot_bytes:
+            slots = self.piece.array(at, (n,), _INTEGERS[slot_bytes])
+            self.slots = slots.astype(np.int32, copy=False)
 
     @property
     def is_written(self) -> bool:

@@ -154,11 +154,31 @@ def test_token_ids_are_those_of_the_step() -> None:
         assert np.array_equal(expected + 1, np.asarray(step.slots)), number
 
 
+@pytest.mark.parametrize("dtype", [torch.int32, torch.int64])
+def test_ids_may_lie_apart(dtype: torch.dtype) -> None:
+    """Those of every second place are copied, and not their neighbours."""
+    snapshooter = make_snapshooter(Arena(4096, pin_memory=False), 6)
+    memory = torch.arange(12, dtype=dtype)
+
+    for _ in range(2):
+        together = take(snapshooter, 1, memory[:6], memory[6:])
+        apart = take(snapshooter, 2, memory[::2], memory[1::2])
+        memory += 12
+        again = take(snapshooter, 3, memory[::2], memory[1::2])
+
+        assert np.array_equal(memory[:6] - 12, np.asarray(together.token_ids))
+        assert np.array_equal(memory[6:] - 12, np.asarray(together.slots))
+        assert np.array_equal(memory[::2] - 12, np.asarray(apart.token_ids))
+        assert np.array_equal(memory[1::2] - 12, np.asarray(apart.slots))
+        assert np.array_equal(memory[::2], np.asarray(again.token_ids))
+        assert np.array_equal(memory[1::2], np.asarray(again.slots))
+
+
 def test_fewer_slots_than_rows_are_none() -> None:
     """A step says nothing of slots that are not there: they would be another step's."""
     snapshooter = make_snapshooter(Arena(4096, pin_memory=False), 5)
 
-    with pytest.raises(ValueError, match="expected 4 token ids or slots, got 3"):
+    with pytest.raises(ValueError, match="expected 4 ids or slots, got 3"):
         take(snapshooter, 1, torch.arange(4), torch.arange(3))
 
 

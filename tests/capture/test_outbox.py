@@ -35,7 +35,7 @@ def make_step(number: int, first: int = 0, n_rows: int = 3, width: int = 2) -> S
             token_ids=torch.arange(n_rows),
         ),
         facts=(RequestFacts(n_prompt_tokens=n_rows),),
-        shape=Shape(1, n_rows, width, has_slots=False),
+        shape=Shape(1, n_rows, width, 4, 0),
         values=np.arange(n_rows * width, dtype=np.float32).reshape(1, -1, width),
         squared_norms=np.ones((1, n_rows), dtype=np.float32),
         token_ids=np.arange(n_rows, dtype=np.int32),
@@ -169,7 +169,7 @@ def test_a_step_too_large_for_a_message_travels_in_parts() -> None:
             RequestFacts(n_cached=cached, n_prompt_tokens=n)
             for cached, n in ((0, 9), (0, 5), (2, 6))
         ),
-        shape=Shape(1, 8, 1, has_slots=False),
+        shape=Shape(1, 8, 1, 4, 0),
         values=np.arange(8, dtype=np.float32).reshape(1, 8, 1),
         squared_norms=np.ones((1, 8), dtype=np.float32),
         token_ids=np.arange(8, dtype=np.int32),

@@ -183,7 +183,7 @@ def step(number: int, width: int = WIDTH) -> Step:
             token_ids=torch.arange(N_ROWS),
         ),
         facts=(RequestFacts(n_prompt_tokens=1),),
-        shape=Shape(2, N_ROWS, width, has_slots=False),
+        shape=Shape(2, N_ROWS, width, 4, 0),
         values=np.zeros((2, N_ROWS, width), dtype=np.float32),
         squared_norms=np.ones((2, N_ROWS), dtype=np.float32),
         token_ids=np.arange(N_ROWS, dtype=np.int32),
