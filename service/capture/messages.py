@@ -1,5 +1,7 @@
 """Steps and losses as wire messages. Runs on the sender's thread."""
 
+from itertools import chain
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -102,15 +104,16 @@ def _describe_requests(message: pb.StepBatch, step: Step) -> None:
 
 def gap_message(loss: Loss) -> pb.Gap:
     """Return *loss* as a `Gap`."""
-    spans = [*loss.more, *((i, first, n) for i, (first, n) in loss.ranges.items())]
     return pb.Gap(
         reason=loss.reason,  # type: ignore[arg-type]
         first_step=loss.first_step,
         last_step=loss.last_step,
         n_tokens=loss.n_tokens,
         lost=[
-            pb.LostRange(request_id=short_id(i), first_position=first, n_tokens=n)
-            for i, first, n in spans
+            pb.LostRange(
+                request_id=short_id(i), first_position=first, n_tokens=end - first
+            )
+            for i, (first, end) in chain(loss.more, loss.ranges.items())
         ],
         finished=[pb.FinishedRequest(request_id=short_id(i)) for i in loss.finished],
         n_finished=loss.n_finished,

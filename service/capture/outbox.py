@@ -14,6 +14,7 @@ from collections import deque
 from dataclasses import dataclass, field
 
 from service.capture.arena import Piece
+from service.capture.rows import Rows
 from service.capture.step import Step
 
 _MAX_LISTED = 16384
@@ -22,7 +23,12 @@ _MAX_LISTED = 16384
 
 @dataclass(slots=True, kw_only=True)
 class Loss:
-    """Neighbouring steps that were lost for one reason."""
+    """
+    Neighbouring steps that were lost for one reason.
+
+    *ranges* are a request's last positions, from one to before another; *more* are
+    those from before a break in them.
+    """
 
     reason: int
     first_step: int
@@ -31,7 +37,7 @@ class Loss:
     ended_at: float
     n_tokens: int = 0
     ranges: dict[str, list[int]] = field(default_factory=dict)
-    more: list[tuple[str, int, int]] = field(default_factory=list)
+    more: list[tuple[str, list[int]]] = field(default_factory=list)
     finished: list[str] = field(default_factory=list)
     n_finished: int = 0
     pieces: list[Piece] = field(default_factory=list)
@@ -42,27 +48,41 @@ class Loss:
             # Given back in turn: what is before it in the outbox has earlier ones.
             self.pieces.append(step.piece)
         self.last_step, self.ended_at = step.step, step.captured_at
-        # A draft is no token of the request until it is kept: then it is missed by
-        # the next step's first position.
-        drafts = {} if step.rows is None else step.rows.first_drafts
-        n_drafts = sum(
-            first + n - drafts[i] for i, first, n in step.spans() if i in drafts
-        )
-        self.n_tokens += step.n_rows_expected - n_drafts
+        self.n_tokens += step.n_rows_expected
         self.n_finished += len(step.finished)
         for request_id in step.finished:
             # One whose range is listed has to end, or it would stay live for ever.
             if request_id in self.ranges or len(self.finished) < _MAX_LISTED:
                 self.finished.append(request_id)
-        for request_id, first, n_rows in step.spans():
-            n = min(n_rows, drafts.get(request_id, first + n_rows) - first)
-            known = self.ranges.get(request_id)
-            if known is not None and known[0] + known[1] == first:
-                known[1] += n
+        if step.rows is not None:
+            self._add_ranges(step.rows)
+
+    def _add_ranges(self, rows: Rows) -> None:
+        ids, drafts = rows.request_ids, rows.first_drafts
+        firsts = rows.first_positions.tolist()
+        ends = (rows.first_positions + rows.n_rows).tolist()
+        if drafts:
+            # A draft is no token of the request until it is kept: then it is missed by
+            # the next step's first position.
+            kept = [
+                max(first, min(end, drafts.get(request_id, end)))
+                for request_id, first, end in zip(ids, firsts, ends, strict=True)
+            ]
+            self.n_tokens -= sum(ends) - sum(kept)
+            ends = kept
+        known_range = self.ranges.get
+        for request_id, first, end in zip(ids, firsts, ends, strict=True):
+            known = known_range(request_id)
+            # Of hundreds of requests, each step, while a daemon is away: no more than
+            # this if they go on where they were.
+            if known is not None and known[1] == first:
+                known[1] = end
+            elif first == end:
+                continue  # A part of a step, of drafts only.
             elif len(self.ranges) + len(self.more) < _MAX_LISTED:
                 if known is not None:
-                    self.more.append((request_id, known[0], known[1]))
-                self.ranges[request_id] = [first, n]
+                    self.more.append((request_id, known))
+                self.ranges[request_id] = [first, end]
 
 
 Entry = Step | Loss

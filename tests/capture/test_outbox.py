@@ -56,6 +56,31 @@ def make_silent_step(number: int) -> Step:
     return dataclasses.replace(make_step(number), squared_norms=norms)
 
 
+def test_drafts_are_no_tokens_of_a_loss() -> None:
+    """
+    However a step of a token and five drafts is cut, one token is lost with it, and no
+    position that the next step has again.
+    """
+    for max_rows in range(1, 7):
+        outbox = Outbox(1 << 20)
+        stream = outbox.begin_stream()
+        step = make_step(1, first=10, n_rows=6)
+        assert step.rows is not None
+        drafted = dataclasses.replace(
+            step, rows=dataclasses.replace(step.rows, first_drafts={"a": 11})
+        )
+
+        for part in drafted.in_parts(max_rows):
+            outbox.lose(part, FULL)
+
+        loss = outbox.next_entry(stream, 1, 0.0)
+        assert isinstance(loss, Loss)
+        gap = gap_message(loss)
+        assert 1 == gap.n_tokens, max_rows
+        lost = [(one.first_position, one.n_tokens) for one in gap.lost]
+        assert [(10, 1)] == lost, max_rows
+
+
 def test_a_loss_stays_between_its_neighbours() -> None:
     """The daemon hears of a loss where it happened in the order of steps."""
     outbox = Outbox(1 << 20)
