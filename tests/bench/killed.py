@@ -7,7 +7,7 @@ SIGKILL so often, each time some time after it saw the engine again. When the la
 has taken what the engine kept for it meanwhile, every request in the record is held
 against what the server says of it: one that is called scanned has to have all its
 tokens judged, prompt and answer but for the last token drawn. Ends with status 1 if one
-has not, or if a request that was answered is nowhere.
+has not, or if a request that was answered is nowhere, or is there twice.
 """
 
 import argparse
@@ -170,19 +170,21 @@ def compare(
     """Print the counts and return the exit status."""
     rows = daemon.audit("requests")
     verdicts: Counter[str] = Counter(str(row["verdict"]) for row in rows)
-    seen = {client_id(str(row["request_id"])) for row in rows}
+    seen = Counter(client_id(str(row["request_id"])) for row in rows)
     mislabelled = []
     for row in rows:
         judged = int(str(row["n_tokens_scored"])) + int(str(row["n_tokens_shadowed"]))
         name = client_id(str(row["request_id"]))
         if row["verdict"] == "scanned" and judged != n_tokens.get(name, judged):
             mislabelled.append((name, judged, n_tokens[name]))
-    missing = set(n_tokens) - seen
+    missing = set(n_tokens) - seen.keys()
+    doubled = [name for name, n in seen.items() if n > 1]
     print(f"{n_kills} kills, {len(n_tokens)} requests answered, {dict(verdicts)}")
     print(f"{len(mislabelled)} called scanned and not: {mislabelled[:5]}")
     print(f"{len(missing)} not in the record: {sorted(missing)[:5]}")
+    print(f"{len(doubled)} more than once in the record: {doubled[:5]}")
     print(f"tokens lost since the last start: {dict(lost)}")
-    return int(bool(mislabelled or missing))
+    return int(bool(mislabelled or missing or doubled))
 
 
 if __name__ == "__main__":
