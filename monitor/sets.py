@@ -373,7 +373,8 @@ class WatchedSets:
         before, after = self._sets[live.set_number], self._sets[owner]
         before.watch.give_back(live)
         fresh = after.watch.begin()
-        live.slot, live.number, live.set_number = fresh.slot, fresh.number, owner
+        live.slot, live.number, live.since = fresh.slot, fresh.number, fresh.since
+        live.set_number = owner
         before.n_requests -= 1
         after.n_requests += 1
         if live.beside is not None and live.beside.set_number == owner:

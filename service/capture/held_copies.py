@@ -3,8 +3,6 @@
 # milliseconds for a copy of microseconds. So items are made large, and few at a time.
 """Copies within the host's memory that no other thread gets between."""
 
-from typing import Any
-
 import numpy as np
 from numpy.typing import NDArray
 
@@ -15,17 +13,20 @@ def copy_blocks(target: NDArray[np.float32], source: NDArray[np.float32]) -> Non
     """
     Copy each hook point's first rows, and of each the first values.
 
-    Where all values of a row are copied the bytes are in one piece, and need no array.
-
     Args:
         target: Contiguous, of shape (n_sites, n_rows, width).
-        source: Contiguous, of a larger shape.
+        source: Contiguous, of a shape that is nowhere smaller.
+
+    Raises:
+        ValueError: *source* has fewer rows or values.
     """
     n_sites, n, width = target.shape
+    _, max_rows, k_max = source.shape
+    if n > max_rows or width > k_max:
+        raise ValueError(f"expected {n} rows of {width}, got {max_rows} of {k_max}")
     if target.size <= _N_ITEMS:
         target[...] = source[:, :n, :width]
         return
-    _, max_rows, k_max = source.shape
     shape, item = (n_sites, n), np.dtype(f"V{4 * width}")
     to = np.ndarray(shape, item, target)
     of = np.ndarray(shape, item, source, 0, (4 * max_rows * k_max, 4 * k_max))
@@ -33,14 +34,6 @@ def copy_blocks(target: NDArray[np.float32], source: NDArray[np.float32]) -> Non
         to[...] = of
         return
     for site in range(n_sites):
-        copy_items(to[site], of[site])
-
-
-def copy_items(target: NDArray[Any], source: NDArray[Any]) -> None:
-    """Copy *source* to *target*, both of one axis and as long; types may differ."""
-    n = len(target)
-    if n <= _N_ITEMS:
-        target[...] = source
-        return
-    for start in range(0, n, _N_ITEMS):
-        target[start : start + _N_ITEMS] = source[start : start + _N_ITEMS]
+        for start in range(0, n, _N_ITEMS):
+            some = slice(start, start + _N_ITEMS)
+            to[site, some] = of[site, some]

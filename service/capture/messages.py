@@ -47,7 +47,8 @@ def describe_batch(
     if step.values is None or step.squared_norms is None or step.token_ids is None:
         return []
     assert step.rows is not None
-    token_ids, slots = step.token_ids, step.slots
+    token_ids = step.token_ids.astype(np.int32, copy=False)
+    slots = None if step.slots is None else step.slots.astype(np.int32)
     values, norms = step.values, step.squared_norms
     _describe_requests(message, step)
     row = 0

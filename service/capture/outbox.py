@@ -26,8 +26,8 @@ class Loss:
     """
     Neighbouring steps that were lost for one reason.
 
-    *ranges* are a request's last positions, from one to before another; *more* are
-    those from before a break in them.
+    *ranges* are each request's latest positions in a row, as [first, end); *more* are
+    its earlier ones.
     """
 
     reason: int

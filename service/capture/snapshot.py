@@ -50,7 +50,8 @@ class Snapshooter:
         they are there when *step.copied* is complete.
 
         Raises:
-            ValueError: The piece is not for so many, or there are fewer ids.
+            ValueError: The piece, or what the taps write, is not for so many, or there
+                are more or fewer ids.
         """
         piece, n = step.piece, step.n_rows_expected
         n_bytes = row_bytes(self._n_sites, width) * n
@@ -134,7 +135,7 @@ class _LastBytes:
         self._start = -1
 
     def of(self, tensor: torch.Tensor) -> memoryview:
-        """Return the bytes of *tensor*, which has one axis, and maybe more."""
+        """Return the bytes of *tensor*, of one axis; its buffer's may follow."""
         if not tensor.is_contiguous():
             return tensor.contiguous().numpy().data.cast("B")
         # What is remembered holds on to the memory: nothing else comes to lie there.

@@ -18,7 +18,7 @@ def overhead(n_requests: int) -> int:
     return 1024 + 48 * n_requests
 
 
-_INTEGERS: Mapping[int, type[np.generic]] = {4: np.int32, 8: np.int64}
+_INTEGERS: Mapping[int, type[np.integer]] = {4: np.int32, 8: np.int64}
 
 
 class Shape(NamedTuple):
@@ -55,7 +55,8 @@ class Step:
     Its rows are in *piece*, as *shape* says; on CUDA they are complete once *copied*
     is. *shape* is None when the step was lost or had no rows. `unpack` makes arrays of
     them: *values*, float32 of shape (n_sites, n_rows, width), *squared_norms*
-    (n_sites, n_rows), *token_ids* and *slots*, int32 (n_rows,). They are None before.
+    (n_sites, n_rows), *token_ids* and *slots*, (n_rows,), int32 or int64 as the runner
+    has them. They are None before.
 
     *facts* are of each request, in row order. *n_positions* are of
     the finished whose last step had drafts. A lost step that would have travelled in
@@ -71,8 +72,8 @@ class Step:
     facts: tuple[RequestFacts, ...] = ()
     values: NDArray[np.float32] | None = None
     squared_norms: NDArray[np.float32] | None = None
-    token_ids: NDArray[np.int32] | None = None
-    slots: NDArray[np.int32] | None = None
+    token_ids: NDArray[np.integer] | None = None
+    slots: NDArray[np.integer] | None = None
     weights_generation: int = 0
     copied: torch.cuda.Event | None = None
     piece: Piece | None = None
@@ -93,7 +94,7 @@ class Step:
         return 0 if self.shape is None else self.shape.n_rows
 
     def unpack(self) -> None:
-        """Make arrays of the rows: not on the engine's thread if it can be helped."""
+        """Make arrays of the rows where they lie, complete or not."""
         if self.shape is None or self.values is not None:
             return
         assert self.piece is not None
@@ -103,12 +104,10 @@ class Step:
         at += self.values.nbytes
         self.squared_norms = self.piece.array(at, (n_sites, n), np.float32)
         at += self.squared_norms.nbytes
-        token_ids = self.piece.array(at, (n,), _INTEGERS[id_bytes])
-        self.token_ids = token_ids.astype(np.int32, copy=False)
-        at += token_ids.nbytes
+        self.token_ids = self.piece.array(at, (n,), _INTEGERS[id_bytes])
+        at += self.token_ids.nbytes
         if slot_bytes:
-            slots = self.piece.array(at, (n,), _INTEGERS[slot_bytes])
-            self.slots = slots.astype(np.int32, copy=False)
+            self.slots = self.piece.array(at, (n,), _INTEGERS[slot_bytes])
 
     @property
     def is_written(self) -> bool:

@@ -10,6 +10,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from numpy.typing import NDArray
 
 from service.capture.arena import Arena, Piece
+from service.capture.messages import fill_batch
 from service.capture.outbox import Outbox
 from service.capture.requests import RequestFacts
 from service.capture.rows import Rows
@@ -17,6 +18,7 @@ from service.capture.snapshot import Snapshooter
 from service.capture.step import Step, row_bytes
 from service.capture.tap import TapBuffers
 from service.rpc.innerwatch.v1 import innerwatch_pb2 as pb
+from service.wire import batch_from_proto
 
 SIZE = 1024
 
@@ -82,7 +84,7 @@ def take(
     snapshooter: Snapshooter,
     number: int,
     token_ids: torch.Tensor,
-    slots: torch.Tensor,
+    slots: torch.Tensor | None,
     width: int = 2,
 ) -> Step:
     """Return a step of one request with these token ids and slots copied."""
@@ -102,7 +104,6 @@ def take(
     )
     step.piece = snapshooter.reserve(n_rows, width)
     snapshooter.take_into(step, token_ids, slots, width)
-    step.unpack()
     return step
 
 
@@ -111,6 +112,7 @@ def test_a_snapshot_is_what_the_taps_wrote() -> None:
     snapshooter = make_snapshooter(Arena(4096, pin_memory=False), 5)
 
     step = take_step(snapshooter, 3, 4)
+    step.unpack()
 
     assert step.values is not None
     assert [[0, 1], [3, 4], [6, 7], [9, 10]] == step.values[0].tolist()
@@ -128,6 +130,7 @@ def test_a_snapshot_of_any_shape(n_rows: int, width: int) -> None:
     snapshooter = make_snapshooter(Arena(1 << 20, pin_memory=False), 1200)
 
     step = take_step(snapshooter, 0, n_rows, width)
+    step.unpack()
 
     every = np.arange(2 * 1200 * 3, dtype=np.float32).reshape(2, 1200, 3)
     assert np.array_equal(every[:, :n_rows, :width], np.asarray(step.values))
@@ -149,9 +152,46 @@ def test_token_ids_are_those_of_the_step() -> None:
     for number, (buffer, n) in enumerate(product(buffers * 2, (3, 5, 2, 5))):
         buffer.copy_(torch.arange(len(buffer)) + number)
         step = take(snapshooter, number, buffer[:n], buffer[1 : n + 1])
+        step.unpack()
         expected = np.arange(n) + number
         assert np.array_equal(expected, np.asarray(step.token_ids)), number
         assert np.array_equal(expected + 1, np.asarray(step.slots)), number
+
+
+@pytest.mark.parametrize("max_rows", [2, 3, 100])
+@pytest.mark.parametrize("slot_type", [torch.int32, torch.int64, None])
+@pytest.mark.parametrize("id_type", [torch.int32, torch.int64])
+def test_what_is_sent_is_what_was_there(
+    id_type: torch.dtype, slot_type: torch.dtype | None, max_rows: int
+) -> None:
+    """
+    A step as the engine's thread leaves it, whole or in parts, becomes messages that
+    hold each row's columns, norm, token and KV slot, of whatever type the runner's are.
+    """
+    snapshooter = make_snapshooter(Arena(4096, pin_memory=False), 9)
+    ids = torch.arange(7, dtype=id_type) + 50
+    slots = None if slot_type is None else torch.arange(7, dtype=slot_type) + 900
+    for number in (1, 2):
+        step = take(snapshooter, number, ids, slots)
+
+        received = []
+        for part in step.in_parts(max_rows):
+            message = pb.StepBatch()
+            fill_batch(message, part, ("early", "late"))
+            received.append(batch_from_proto(message, engine="e", rank=0))
+
+        assert -(-7 // max_rows) == len(received)
+        token_ids = np.concatenate([one.token_ids for one in received])
+        assert list(range(50, 57)) == token_ids.tolist()
+        expected = [] if slots is None else list(range(900, 907))
+        assert expected == np.concatenate([one.slots for one in received]).tolist()
+        for hook_point, first in (("early", 0), ("late", 27)):
+            columns = np.concatenate([one.columns[hook_point] for one in received])
+            assert [[first + 3 * i, first + 3 * i + 1] for i in range(7)] == (
+                columns.tolist()
+            )
+            norms = [one.squared_norms[hook_point] for one in received]
+            assert [7.0] * 7 == np.concatenate(norms).tolist()
 
 
 @pytest.mark.parametrize("dtype", [torch.int32, torch.int64])
@@ -165,6 +205,8 @@ def test_ids_may_lie_apart(dtype: torch.dtype) -> None:
         apart = take(snapshooter, 2, memory[::2], memory[1::2])
         memory += 12
         again = take(snapshooter, 3, memory[::2], memory[1::2])
+        for step in (together, apart, again):
+            step.unpack()
 
         assert np.array_equal(memory[:6] - 12, np.asarray(together.token_ids))
         assert np.array_equal(memory[6:] - 12, np.asarray(together.slots))

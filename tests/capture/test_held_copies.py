@@ -10,14 +10,13 @@ import pytest
 import torch
 
 from service.capture.arena import Arena
-from service.capture.held_copies import copy_blocks, copy_items
+from service.capture.held_copies import copy_blocks
 from tests.capture.test_arena import make_snapshooter, take
 
 N = 4000
 # Made once: numpy gives the interpreter away to clear memory.
 BUFFERS = np.zeros((2, N + 1, 3), np.float32)
 SOME = np.zeros((2, N, 2), np.float32)
-IDS, LONG_IDS = np.zeros(N, np.int32), np.zeros(N, np.int64)
 TOKENS = torch.arange(N)
 
 
@@ -33,9 +32,8 @@ def snapshots() -> Callable[[], None]:
     [
         snapshots(),
         lambda: copy_blocks(SOME, BUFFERS),
-        lambda: copy_items(IDS, LONG_IDS),
     ],
-    ids=["all columns", "some columns", "another type"],
+    ids=["all columns", "some columns"],
 )
 def test_nobody_gets_between(copy: Callable[[], None]) -> None:
     """Another thread that waits for the interpreter gets no turn during a copy."""
@@ -66,3 +64,12 @@ def test_nobody_gets_between(copy: Callable[[], None]) -> None:
         other.join()
 
     assert began_with == ended_with
+
+
+@pytest.mark.parametrize("shape", [(1, 4), (3, 3), (1, 4000), (1001, 3)])
+def test_what_is_not_there_is_not_copied(shape: tuple[int, int]) -> None:
+    """More rows or values than the buffers have would be the next hook point's."""
+    few = np.zeros((2, 2 if shape[0] < 1000 else 1000, 3), np.float32)
+
+    with pytest.raises(ValueError, match="rows of"):
+        copy_blocks(np.zeros((2, *shape), np.float32), few)

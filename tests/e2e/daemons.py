@@ -73,6 +73,16 @@ class Daemon:
             time.sleep(0.1)
         return status
 
+    def wait_for_ends(self, n_requests: int, seconds: float = 30) -> pb.StatusResponse:
+        """
+        Return the first status in which so many have ended, and none runs.
+
+        An answer of few steps may be there before the daemon has heard of its request.
+        """
+        return self.wait_for(
+            lambda s: not s.n_live_requests and _n_ended(s) >= n_requests, seconds
+        )
+
     def audit(self, table: str) -> list[dict[str, object]]:
         """Return the rows of the record's *table*."""
         path = self.folder / "audit" / FILE_NAME
@@ -87,3 +97,7 @@ class Daemon:
         ) as r:
             text: str = r.read().decode()
             return text
+
+
+def _n_ended(status: pb.StatusResponse) -> int:
+    return sum(status.n_requests.values())

@@ -41,7 +41,7 @@ def test_two_ranks_are_two_engines(
             server.chat_all(
                 make_prompts("both", N_REQUESTS), max_tokens=8, concurrency=4
             )
-            status = daemon.wait_for(lambda s: s.n_live_requests == 0, 30)
+            status = daemon.wait_for_ends(N_REQUESTS)
     finally:
         daemon.signal(signal.SIGKILL)
 

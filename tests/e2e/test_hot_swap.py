@@ -150,10 +150,7 @@ def test_sets_change_in_traffic(server: VLLMServer, daemon: Daemon) -> None:
         finally:
             is_enough.set()
         ids = traffic.result()
-    # An answer of few steps may be there before the daemon has heard of its request.
-    status = daemon.wait_for(
-        lambda s: not s.n_live_requests and sum(s.n_requests.values()) >= len(ids), 30
-    )
+    status = daemon.wait_for_ends(len(ids))
 
     assert status.n_tokens_expected == status.n_tokens_scored
     rows = daemon.audit("requests")

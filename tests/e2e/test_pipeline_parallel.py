@@ -80,7 +80,7 @@ def test_a_daemon_scans_every_request_of_two_stages(tmp_path: Path) -> None:
             capture={"address": daemon.listen, "transport": "ring"},
             **PIPELINE,  # type: ignore[arg-type]
         )
-        status = daemon.wait_for(lambda s: s.n_live_requests == 0, 30)
+        status = daemon.wait_for_ends(12)
     finally:
         daemon.signal(signal.SIGKILL)
 

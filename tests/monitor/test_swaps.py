@@ -238,6 +238,39 @@ def test_rows_of_an_older_bank_are_the_older_sets() -> None:
     assert 0 == monitor.sets.of("a").n_requests
 
 
+def test_what_another_set_takes_over_it_remembers() -> None:
+    """
+    A request of which nothing was scored before a swap is the new set's, and its flag
+    and its end show the tokens that the new set saw, however many the old one had seen.
+    """
+    monitor = monitor_of("a")
+    add(monitor, "b")
+    busy = step_of(Rows("busy", 0, [[0.5, 0, 0, 0]] * 20), step=1)
+    monitor.observe(made_with(busy, ("a",)))
+    gap = Gap(
+        engine=ENGINE,
+        rank=0,
+        reason=LossReason.TAP_SILENT,
+        first_step=2,
+        last_step=2,
+        n_tokens=2,
+        lost=(LostRange(request_id="late", first_position=0, n_tokens=2),),
+    )
+    monitor.record_gap(gap)
+    monitor.sets.go_live("b")
+
+    rows = [[0.0, 0, 0, 0.5], [0.0, 0, 0, 9.0]]
+    sent = step_of(Rows("late", 2, rows), step=3)
+    (flag,) = monitor.observe(made_with(sent, ("b",)))
+    _, summary = monitor.finish(ENGINE, "late")
+
+    assert ("late", "b", 3) == (flag.request_id, flag.bundle_digest, flag.position)
+    assert [-1, -1, *sent.token_ids.tolist()] == flag.token_ids.tolist()
+    assert [False, False, True, True] == np.isfinite(flag.scores).tolist()
+    assert flag.token_ids.tolist() == summary.token_ids.tolist()
+    np.testing.assert_array_equal(flag.scores, summary.scores[flag.detector])
+
+
 @pytest.mark.parametrize(
     ("digest", "reason"),
     [("another", LossReason.REFUSED), ("", LossReason.NO_BANK)],

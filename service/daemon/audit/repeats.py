@@ -4,6 +4,7 @@
 """What a drain adds that is in the record already."""
 
 import json
+import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -11,11 +12,13 @@ from monitor.records import Flag, RequestSummary
 from service.daemon.audit.leaves import Value
 from service.daemon.audit.log import Connection
 
+log = logging.getLogger("innerwatch.audit")
+
 _FLAGS = "SELECT request_id, engine, detector FROM flags WHERE request_id IN ({marks})"
 _REQUESTS = """
-    SELECT request_id, engine, n_tokens_scored, n_tokens_shadowed, n_tokens_lost,
-           flagged_by
-    FROM requests WHERE request_row < {end} AND request_id IN ({marks})
+    SELECT request_id, engine, request_row, n_tokens_scored, n_tokens_shadowed,
+           n_tokens_lost, flagged_by
+    FROM requests WHERE request_id IN ({marks})
 """
 _N_ASKED = 256
 """Requests that one statement looks for."""
@@ -49,7 +52,8 @@ class Repeats:
 
     def __init__(self, connection: Connection, first_row: int) -> None:
         self._connection = connection
-        self._requests = _REQUESTS.replace("{end}", str(int(first_row)))
+        self._first_row = first_row
+        self._left_out: set[tuple[str, str]] = set()
 
     def new_flags(self, flags: Sequence[Flag]) -> list[Flag]:
         """Return those of *flags* that neither the record nor the others have."""
@@ -66,26 +70,38 @@ class Repeats:
     def new_summaries(
         self, summaries: Sequence[RequestSummary]
     ) -> list[RequestSummary]:
-        """Return those of *summaries* that tell more than the record at the start."""
+        """
+        Return *summaries* but for the repeated.
+
+        That is one that tells no more than the record did at the start, the first that
+        is heard of its request since: what ends twice in a life is in two parts.
+        """
         told: dict[tuple[Value, ...], list[_Told]] = {}
-        for row in self._rows(self._requests, {s.request_id for s in summaries}):
-            request_id, engine, n_scored, n_shadowed, lost, flagged_by = row
+        heard = set(self._left_out)
+        for row in self._rows(_REQUESTS, {s.request_id for s in summaries}):
+            request_id, engine, number, n_scored, n_shadowed, lost, flagged_by = row
+            assert isinstance(number, int)
             assert isinstance(n_scored, int)
             assert isinstance(n_shadowed, int)
+            if number >= self._first_row:
+                heard.add((str(request_id), str(engine)))
             one = _Told(
                 n_scored + n_shadowed,
                 sum(json.loads(str(lost)).values()),
                 frozenset(json.loads(str(flagged_by))),
             )
             told.setdefault((request_id, engine), []).append(one)
-        return [
-            summary
-            for summary in summaries
-            if not any(
-                before.holds(_told(summary))
-                for before in told.get((summary.request_id, summary.engine), ())
-            )
-        ]
+        new = []
+        for summary in summaries:
+            key = (summary.request_id, summary.engine)
+            before = told.get(key, ()) if key not in heard else ()
+            heard.add(key)
+            if any(one.holds(_told(summary)) for one in before):
+                self._left_out.add(key)
+                log.info("request %s: its end is in the record", summary.request_id)
+            else:
+                new.append(summary)
+        return new
 
     def _rows(self, query: str, request_ids: set[str]) -> Iterator[Sequence[Value]]:
         ids = sorted(request_ids)
